@@ -1,0 +1,1 @@
+"""The local disk: the only code that opens cache files."""

@@ -1,0 +1,320 @@
+"""The blob store: what is on disk, how much may be, and what has to go when more arrives.
+
+The index of what is there lives in memory, in order of last use; files are opened, written and removed on threads.
+When the disk cannot be used the store says so (`DiskFailure`), and pulls pass through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import structlog
+
+from proxy.cache.files import BlobFile, Files, Found, IncomingFile
+from proxy.cache.ledger import Record
+from proxy.observe.metrics import Metrics
+from proxy.oci.digest import Digest
+from proxy.oci.errors import DiskFailure
+
+T = TypeVar("T")
+
+# Disk calls wait for the disk more than for the processor; a few more than cores keeps one slow call from delaying all.
+_THREADS: Final = 8
+# After a write failed the disk is left alone for so long: full disks do not empty within a request.
+_PAUSE_SECONDS: Final = 30.0
+
+
+@dataclass(slots=True)
+class _Entry:
+    size: int
+    changed: int
+    used: float
+
+
+class BlobStore:
+    """Verified blobs by digest, within a budget of bytes, least recently used first to go."""
+
+    def __init__(
+        self,
+        files: Files | None,
+        *,
+        max_size: int,
+        min_free: int,
+        note: Callable[..., None],
+        forgotten: Callable[[Digest], None],
+        metrics: Metrics,
+        clock: Callable[[], float],
+        off: str = "",
+    ) -> None:
+        """`files` None turns the store off for good, for the reason `off`. Sizes are in bytes.
+
+        `note(key, record, lazy=)` writes behind to the ledger; `forgotten(digest)` is told of what is gone.
+        """
+        self._files = files
+        self._off = off
+        self._max_size = max_size
+        self._min_free = min_free
+        self._note = note
+        self._forgotten = forgotten
+        self._metrics = metrics
+        self._clock = clock
+        self._entries: OrderedDict[Digest, _Entry] = OrderedDict()
+        self._stored = 0  # bytes of all entries
+        self._reserved = 0  # bytes promised to what is arriving
+        self._arriving: set[IncomingFile] = set()
+        self._paused_until = 0.0
+        self._threads = ThreadPoolExecutor(_THREADS, "disk")
+        metrics.cache_bytes.set_function(lambda: self.accounted)
+        metrics.cache_blobs.set_function(lambda: len(self._entries))
+        metrics.cache_up.set_function(lambda: not self.trouble)
+
+    # What is there
+
+    @property
+    def accounted(self) -> int:
+        """Bytes accounted for: stored, and promised to what is arriving."""
+        return self._stored + self._reserved
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing new is kept at the moment; empty when all is well."""
+        if self._files is None or time.monotonic() < self._paused_until:
+            return self._off
+        return ""
+
+    def __contains__(self, digest: Digest) -> bool:
+        return digest in self._entries
+
+    def size(self, digest: Digest) -> int:
+        """The size of a blob that is there, in bytes. Raises KeyError when it is not."""
+        return self._entries[digest].size
+
+    def digests(self) -> list[Digest]:
+        """What is there now, least recently used first."""
+        return list(self._entries)
+
+    def touch(self, digest: Digest) -> None:
+        """Remember that the blob was used just now. Costs no I/O."""
+        if entry := self._entries.get(digest):
+            entry.used = self._clock()
+            self._entries.move_to_end(digest)
+            self._note_entry(digest, entry, lazy=True)
+
+    async def open(self, digest: Digest) -> BlobFile | None:
+        """The blob for reading, checked against the index; None where it is not there, or not what it was."""
+        if self._files is None or digest not in self._entries:
+            return None
+        try:
+            found = await self._on_thread(self._files.open, digest)
+        except OSError as error:
+            self._pause(error)
+            return None
+        entry = self._entries.get(digest)
+        if found is None or entry is None:
+            if found is not None:
+                found.close()
+            self._forget(digest)
+            return None
+        if found.size == entry.size and (found.changed == entry.changed or await self.verify(digest)):
+            entry.changed = found.changed
+            self.touch(digest)
+            return found
+        found.close()
+        await self._distrust(digest)
+        return None
+
+    async def read(self, digest: Digest) -> bytes | None:
+        """The whole of a small blob (a manifest), not verified; None where it is not there."""
+        blob = await self.open(digest)
+        if blob is None:
+            return None
+        try:
+            return await self._on_thread(blob.file.read)
+        except OSError:
+            return None
+        finally:
+            blob.close()
+
+    async def verify(self, digest: Digest) -> bool:
+        """Whether the file still hashes to its name. One that does not is gone afterwards."""
+        if self._files is None:
+            return False
+        try:
+            if await self._on_thread(self._files.intact, digest):
+                return True
+        except OSError:
+            pass
+        await self._distrust(digest)
+        return False
+
+    # What arrives
+
+    def admits(self, size: int) -> bool:
+        """Whether it is worth trying to keep a blob of so many bytes."""
+        return not self.trouble and size <= self._max_size
+
+    async def begin(self, digest: Digest, size: int) -> IncomingFile:
+        """Make room for `size` bytes and open a file for them.
+
+        Raises:
+            DiskFailure: the store is off or paused, or the blob has no place in the budget. Nothing was evicted.
+        """
+        if self._files is None or not self.admits(size):
+            raise DiskFailure(self.trouble or f"{size} bytes are more than cache.max_size ({self._max_size} bytes)")
+        try:
+            free = await self._on_thread(self._files.free)
+        except OSError as error:
+            raise self._pause(error) from error
+        victims = self._reserve(size, free)
+        try:
+            for victim in victims:
+                await self._on_thread(self._files.remove, victim)
+            incoming = await self._on_thread(self._files.incoming, digest, size)
+        except BaseException as error:
+            self._reserved -= size
+            if isinstance(error, OSError):
+                raise self._pause(error) from error
+            raise
+        self._arriving.add(incoming)
+        return incoming
+
+    async def append(self, incoming: IncomingFile, chunks: list[bytes], landed: Callable[[int], None]) -> None:
+        """Write and hash the next bytes. Raises DiskFailure, and pauses the store, when the disk refuses."""
+        try:
+            await self._on_thread(incoming.append, chunks, landed)
+        except OSError as error:
+            raise self._pause(error) from error
+
+    async def commit(self, incoming: IncomingFile) -> None:
+        """Keep a blob that has been verified. Raises DiskFailure when it cannot be kept; it is discarded then."""
+        assert self._files is not None
+        try:
+            found = await self._on_thread(self._files.commit, incoming)
+        except OSError as error:
+            await self.discard(incoming)
+            raise self._pause(error) from error
+        self._release(incoming)
+        self.adopt(found)
+
+    async def discard(self, incoming: IncomingFile) -> None:
+        """Remove what has arrived so far. Whoever reads the open file may go on."""
+        assert self._files is not None
+        self._release(incoming)
+        try:
+            await self._on_thread(self._files.discard, incoming)
+        except OSError as error:
+            self._pause(error)
+
+    async def put(self, digest: Digest, body: bytes) -> None:
+        """Keep a small blob (a manifest) whose digest has been verified. Raises DiskFailure."""
+        if digest in self._entries:
+            self.touch(digest)
+            return
+        incoming = await self.begin(digest, len(body))
+        try:
+            await self.append(incoming, [body], lambda _: None)
+        except DiskFailure:
+            await self.discard(incoming)
+            raise
+        else:
+            await self.commit(incoming)
+        finally:
+            incoming.file.close()
+
+    def adopt(self, found: Found, used: float | None = None) -> None:
+        """Take a verified file into the index; `used` is when it was last asked for (wall time), now by default."""
+        self._forget(found.digest, gone=False)
+        entry = _Entry(found.size, found.changed, self._clock() if used is None else used)
+        self._entries[found.digest] = entry
+        self._stored += found.size
+        self._note_entry(found.digest, entry)
+
+    # What goes
+
+    async def evict(self, digest: Digest) -> None:
+        """Remove a blob, whether or not someone reads it: readers keep their open file."""
+        self._forget(digest)
+        if self._files is not None:
+            try:
+                await self._on_thread(self._files.remove, digest)
+            except OSError as error:
+                self._pause(error)
+
+    async def shrink(self) -> None:
+        """Evict down to the budget: after a restart with a smaller one, or after files were adopted."""
+        while self._stored + self._reserved > self._max_size and self._entries:
+            self._metrics.evictions.inc()
+            await self.evict(next(iter(self._entries)))
+
+    def restore(self, records: Iterable[tuple[Digest, Record]]) -> None:
+        """Fill the index from the ledger, at start. A record that makes no sense is left for the sweep to find."""
+        entries: list[tuple[Digest, _Entry]] = []
+        for digest, record in records:
+            try:
+                size, changed, used = record
+                entries.append((digest, _Entry(int(size), int(changed), min(float(used), self._clock()))))
+            except (TypeError, ValueError):
+                continue
+        entries.sort(key=lambda item: item[1].used)
+        self._entries = OrderedDict(entries)
+        self._stored = sum(entry.size for entry in self._entries.values())
+
+    def records(self) -> dict[str, Record]:
+        """Every entry as a record of the ledger."""
+        return {f"b {digest}": [e.size, e.changed, e.used] for digest, e in self._entries.items()}
+
+    def close(self) -> None:
+        self._threads.shutdown()
+
+    def _reserve(self, size: int, free: int) -> list[Digest]:
+        """Promise `size` bytes, and name who has to go for them. No await: two arrivals cannot be promised the same."""
+        # What others were promised and have not written yet is still counted as free by the file system.
+        unwritten = self._reserved - sum(incoming.hashed for incoming in self._arriving)
+        lacking = max(self.accounted + size - self._max_size, unwritten + size + self._min_free - free)
+        if lacking > self._stored:
+            raise DiskFailure(
+                f"no room for {size} bytes: {free} bytes are free, cache.min_free keeps {self._min_free} of them"
+            )
+        victims = []
+        while lacking > 0:
+            digest, entry = next(iter(self._entries.items()))
+            lacking -= entry.size
+            self._forget(digest)
+            self._metrics.evictions.inc()
+            victims.append(digest)
+        self._reserved += size
+        return victims
+
+    def _release(self, incoming: IncomingFile) -> None:
+        self._arriving.discard(incoming)
+        self._reserved -= incoming.size
+
+    def _forget(self, digest: Digest, *, gone: bool = True) -> None:
+        if entry := self._entries.pop(digest, None):
+            self._stored -= entry.size
+            if gone:
+                self._note(f"b {digest}", None)
+                self._forgotten(digest)
+
+    async def _distrust(self, digest: Digest) -> None:
+        structlog.get_logger().error("cached blob damaged: evicted", digest=digest)
+        self._metrics.unverified.labels("disk").inc()
+        await self.evict(digest)
+
+    def _note_entry(self, digest: Digest, entry: _Entry, *, lazy: bool = False) -> None:
+        self._note(f"b {digest}", [entry.size, entry.changed, entry.used], lazy=lazy)
+
+    def _pause(self, error: OSError) -> DiskFailure:
+        self._off = f"the disk refused: {error.strerror or error}"
+        self._paused_until = time.monotonic() + _PAUSE_SECONDS
+        structlog.get_logger().error("disk cache paused, pulls pass through", reason=self._off, seconds=_PAUSE_SECONDS)
+        return DiskFailure(self._off)
+
+    async def _on_thread(self, call: Callable[..., T], *arguments: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)

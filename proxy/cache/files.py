@@ -1,0 +1,171 @@
+"""Where blobs lie on disk, and the blocking calls on them. All of it runs on threads, none on the event loop.
+
+blobs/sha256/ab/abcdef…          verified content, named by what it hashes to
+incoming/sha256-abcdef….0.part   content that is still arriving; nothing here outlives a restart
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from proxy.oci.digest import HEX_LENGTH, Digest
+from proxy.oci.errors import DigestInvalid
+
+_READ: Final = 1 << 20  # bytes a read when hashing: large enough that Python costs nothing beside SHA-256
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A blob's file as the file system shows it. `changed` is its modification time in nanoseconds."""
+
+    digest: Digest
+    size: int
+    changed: int
+
+
+class BlobFile:
+    """An open, verified blob. Whoever opened it closes it; eviction meanwhile does not disturb the reader."""
+
+    __slots__ = ("changed", "file", "size")
+
+    def __init__(self, file: io.FileIO) -> None:
+        status = os.fstat(file.fileno())
+        self.file = file
+        self.size = status.st_size
+        self.changed = status.st_mtime_ns
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class IncomingFile:
+    """A blob that is arriving: written once, in order, hashed as it is written, readable meanwhile.
+
+    `append` and the methods after it block, and are called one at a time, from threads.
+    """
+
+    def __init__(self, path: Path, digest: Digest, size: int) -> None:
+        self.path = path
+        self.digest = digest
+        self.size = size
+        self.hashed = 0  # bytes from the start that `hasher` has seen
+        self.hasher = digest.hasher()
+        self.file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644), "r+b")
+
+    def append(self, chunks: Sequence[bytes], landed: Callable[[int], None]) -> None:
+        """Write `chunks` behind what is there, tell `landed` where the front is now, then hash them.
+
+        Raises:
+            OSError: the disk refuses. The front stays where `landed` last said.
+        """
+        at = self.hashed
+        for chunk in chunks:
+            view = memoryview(chunk)
+            while view:
+                count = os.pwrite(self.file.fileno(), view, at)
+                view, at = view[count:], at + count
+        landed(at)
+        for chunk in chunks:
+            self.hasher.update(chunk)
+        self.hashed = at
+
+    @property
+    def verified(self) -> bool:
+        """Whether all of it is there and hashes to its digest."""
+        return self.hashed == self.size and self.digest.matches(self.hasher)
+
+
+class Files:
+    """The cache directory's layout."""
+
+    def __init__(self, root: Path) -> None:
+        self._blobs = root / "blobs"
+        self._incoming = root / "incoming"
+        self._count = itertools.count()
+
+    def prepare(self) -> None:
+        """Make the directories and remove what a previous process left unfinished. Raises OSError."""
+        for algorithm in HEX_LENGTH:
+            (self._blobs / algorithm).mkdir(parents=True, exist_ok=True)
+        self._incoming.mkdir(exist_ok=True)
+        for path in self._incoming.iterdir():
+            path.unlink()
+
+    def free(self) -> int:
+        """Bytes that the file system still has for us."""
+        status = os.statvfs(self._blobs)
+        return status.f_bavail * status.f_frsize
+
+    def total(self) -> int:
+        """The size of the file system in bytes."""
+        status = os.statvfs(self._blobs)
+        return status.f_blocks * status.f_frsize
+
+    def open(self, digest: Digest) -> BlobFile | None:
+        """The blob, or None where there is no such file."""
+        try:
+            return BlobFile(io.FileIO(os.open(self._path(digest), os.O_RDONLY | os.O_CLOEXEC), "rb"))
+        except FileNotFoundError:
+            return None
+
+    def incoming(self, digest: Digest, size: int) -> IncomingFile:
+        """Begin a blob. Raises OSError."""
+        # Numbered, so that two arrivals of one manifest cannot write into each other's file.
+        name = f"{digest.algorithm}-{digest.hex}.{next(self._count)}.part"
+        return IncomingFile(self._incoming / name, digest, size)
+
+    def commit(self, incoming: IncomingFile) -> Found:
+        """Make a verified blob durable under its name. Raises OSError, after which only the temporary remains."""
+        os.fsync(incoming.file.fileno())
+        path = self._path(incoming.digest)
+        path.parent.mkdir(exist_ok=True)
+        incoming.path.rename(path)
+        for directory in (path.parent, path.parent.parent):
+            _sync_directory(directory)
+        return Found(incoming.digest, incoming.size, os.fstat(incoming.file.fileno()).st_mtime_ns)
+
+    def discard(self, incoming: IncomingFile) -> None:
+        incoming.path.unlink(missing_ok=True)
+
+    def remove(self, digest: Digest) -> None:
+        self._path(digest).unlink(missing_ok=True)
+
+    def intact(self, digest: Digest) -> bool:
+        """Whether the file hashes to its name. Raises OSError where it cannot be read."""
+        hasher = digest.hasher()
+        with self._path(digest).open("rb", buffering=0) as file:
+            while chunk := file.read(_READ):
+                hasher.update(chunk)
+        return digest.matches(hasher)
+
+    def walk(self) -> Iterator[Found]:
+        """Every file that is named as a blob. What else lies about is not ours, and stays."""
+        for algorithm in HEX_LENGTH:
+            for shelf in os.scandir(self._blobs / algorithm):
+                if not shelf.is_dir(follow_symlinks=False):
+                    continue
+                for entry in os.scandir(shelf.path):
+                    try:
+                        digest = Digest.parse(f"{algorithm}:{entry.name}")
+                        status = entry.stat(follow_symlinks=False)
+                    except (DigestInvalid, FileNotFoundError):
+                        continue
+                    yield Found(digest, status.st_size, status.st_mtime_ns)
+
+    def _path(self, digest: Digest) -> Path:
+        # Built from validated hexadecimal digits only: no name that a client sends can lead elsewhere.
+        return self._blobs / digest.algorithm / digest.hex[:2] / digest.hex
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,1 @@
+"""What Millpond says of itself: logs and metric objects. Everything above may use it; it uses only `oci`."""
