@@ -1,0 +1,255 @@
+"""A flight: one fetch of one blob, with any number of followers of the growing file.
+
+It is a task of its own, detached from every client. It tells its followers what has landed; the last bytes are held
+back until the whole has been verified; a failure reaches every follower.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from proxy.cache.blobs import BlobStore
+from proxy.cache.files import IncomingFile
+from proxy.observe.metrics import Metrics
+from proxy.oci.digest import Digest, Hasher
+from proxy.oci.errors import DiskFailure, MillpondError, UpstreamInvalid, UpstreamTimeout, UpstreamUnreachable
+from proxy.oci.names import Repository
+from proxy.oci.source import Source
+from proxy.pull.download import Download
+
+if TYPE_CHECKING:
+    from io import FileIO
+
+# Held back until the digest is verified. Any byte would do for safety; this much lets a small blob that turns out to
+# be wrong be refused with a clean status, before any of it was sent.
+_HELD_BACK: Final = 1 << 20
+# Received and not yet written. Enough to keep upstream and disk busy at once, little enough for many flights.
+_BUFFER: Final = 4 << 20
+# No follower waits longer than this for the next byte; every wait inside the flight has a shorter deadline.
+_FOLLOW_SECONDS: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Bytes `offset` to `offset + count` of an open file, to be sent without copying them through Python."""
+
+    file: FileIO
+    offset: int
+    count: int
+
+
+Piece = Segment | bytes
+
+
+class Flight:
+    """Start it with `start`; wait for `opened`; then `follow`."""
+
+    def __init__(
+        self,
+        digest: Digest,
+        expected: int | None,
+        repository: Repository,
+        source: Source,
+        *,
+        store: BlobStore,
+        metrics: Metrics,
+        landed: Callable[[Flight], None],
+    ) -> None:
+        """`expected` is the size in bytes that a descriptor states. `landed` is called once the flight has ended."""
+        self.digest = digest
+        self.repository = repository
+        self.source = source
+        self.front = 0  # bytes from the start that are in the file
+        self._store = store
+        self._metrics = metrics
+        self._landed = landed
+        self._download = Download(
+            partial(source.blob, repository.path, digest),
+            expected=expected,
+            broke=metrics.resumes.labels(repository.upstream).inc,
+        )
+        self._opened: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._incoming: IncomingFile | None = None
+        self._followers = 0
+        self._ended = False
+        self._verified = False
+        self._failure: MillpondError | None = None
+        self._pulse = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=f"flight {self.digest}")
+
+    async def opened(self) -> int:
+        """The blob's size in bytes, once upstream has agreed to send it. Raises what made it fail before that."""
+        return await asyncio.shield(self._opened)
+
+    async def cancel(self) -> None:
+        if self._task:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def arrived(self) -> tuple[Hasher, int]:
+        """The hash state over the bytes that are in the file, and their number: where somebody else can take over."""
+        assert self._incoming is not None
+        return self._incoming.hasher.copy(), self._incoming.hashed
+
+    async def follow(self, start: int, stop: int) -> AsyncGenerator[Piece, None]:
+        """The bytes from `start` to `stop`, as they land.
+
+        A range that ends at the blob's end completes only after verification; an inner one as soon as it is there.
+
+        Raises:
+            DiskFailure: the disk gave out; what had arrived until then has been yielded.
+            UpstreamFailure, UpstreamInvalid: the flight failed, or nothing came for too long.
+        """
+        self._followers += 1
+        try:
+            size = await self.opened()
+            assert self._incoming is not None
+            at = start
+            while at < stop or (stop == size and not self._verified):
+                inner = stop < size or self._verified
+                limit = min(stop, self.front if inner else min(self.front, size - _HELD_BACK))
+                if isinstance(self._failure, DiskFailure):
+                    limit = min(stop, self.front, size - 1)
+                if limit > at:
+                    yield Segment(self._incoming.file, at, limit - at)
+                    at = limit
+                elif self._failure is not None:
+                    raise self._failure
+                else:
+                    await self._progress()
+        finally:
+            self._followers -= 1
+            self._close_when_unused()
+
+    async def _progress(self) -> None:
+        try:
+            async with asyncio.timeout(_FOLLOW_SECONDS):
+                await self._pulse.wait()
+        except TimeoutError:
+            raise UpstreamTimeout(f"nothing of {self.digest} arrived for {_FOLLOW_SECONDS:.0f} s") from None
+
+    def _wake(self) -> None:
+        self._pulse.set()
+        self._pulse.clear()
+
+    async def _run(self) -> None:
+        try:
+            async with self._download as download:
+                await self._fetch(download)
+            await self._keep()
+        except MillpondError as error:
+            self._fail(error)
+        except asyncio.CancelledError:
+            self._fail(UpstreamUnreachable("Millpond is shutting down; pull again"))
+            raise
+        except Exception:  # noqa: BLE001  whatever it is, every follower has to be told
+            structlog.get_logger().exception("flight failed", digest=self.digest)
+            self._fail(UpstreamUnreachable("Millpond failed to fetch the blob; its log says why"))
+        finally:
+            # Synchronous up to here from the moment the store had the blob: no request can find neither.
+            self._ended = True
+            self._landed(self)
+            if self._incoming is not None and not self._verified:
+                await asyncio.shield(self._store.discard(self._incoming))
+            self._close_when_unused()
+
+    async def _fetch(self, download: Download) -> None:
+        await download.open()
+        size = download.size
+        if size is None:
+            size = download.size = await self.source.blob_size(self.repository.path, self.digest)
+        incoming = self._incoming = await self._store.begin(self.digest, size)
+        self._opened.set_result(size)
+        writer = _Writer(self._store, incoming, self._advance)
+        fetched = self._metrics.fetched_bytes.labels(self.repository.upstream)
+        try:
+            async with aclosing(aiter(download)) as chunks:
+                async for chunk in chunks:
+                    fetched.inc(len(chunk))
+                    await writer.write(chunk)
+        finally:
+            await writer.drain()
+        if not incoming.verified:
+            self._metrics.unverified.labels("upstream").inc()
+            structlog.get_logger().error(
+                "upstream sent wrong bytes", digest=self.digest, repository=str(self.repository), size=size
+            )
+            raise UpstreamInvalid(
+                f"the bytes that upstream sent do not hash to {self.digest}; nothing of them was kept"
+            )
+        self._verified = True
+        self._wake()
+
+    async def _keep(self) -> None:
+        assert self._incoming is not None
+        try:
+            await self._store.commit(self._incoming)
+        except DiskFailure as error:
+            # Every follower still gets verified bytes from the open file.
+            self._metrics.dropped.inc()
+            structlog.get_logger().error("blob not kept", digest=self.digest, reason=str(error))
+
+    def _advance(self, front: int) -> None:
+        self.front = front
+        self._wake()
+
+    def _fail(self, error: MillpondError) -> None:
+        self._failure = error
+        self._metrics.flight_failures.labels(self.repository.upstream, type(error).__name__).inc()
+        if not self._opened.done():
+            self._opened.set_exception(error)
+            self._opened.exception()  # a flight that nobody waits for any more may fail in silence
+        self._wake()
+
+    def _close_when_unused(self) -> None:
+        if self._ended and not self._followers and self._incoming is not None:
+            self._incoming.file.close()
+
+
+class _Writer:
+    """Writes on threads while more arrives: what came during one write goes out with the next."""
+
+    def __init__(self, store: BlobStore, incoming: IncomingFile, advance: Callable[[int], None]) -> None:
+        self._store = store
+        self._incoming = incoming
+        self._advance = advance
+        self._loop = asyncio.get_running_loop()
+        self._batch: list[bytes] = []
+        self._buffered = 0
+        self._job: asyncio.Task[None] | None = None
+
+    async def write(self, chunk: bytes) -> None:
+        """Take a chunk; wait only when too much is waiting to be written. Raises DiskFailure."""
+        self._batch.append(chunk)
+        self._buffered += len(chunk)
+        if self._job is None or self._job.done():
+            await self._finish()
+            self._job = self._loop.create_task(self._write_all())
+        elif self._buffered > _BUFFER:
+            await self._finish()
+
+    async def drain(self) -> None:
+        """Wait until all is written and hashed. Raises DiskFailure."""
+        await self._finish()
+
+    async def _finish(self) -> None:
+        if self._job is not None:
+            await self._job
+
+    async def _write_all(self) -> None:
+        while self._batch:
+            batch, self._batch, self._buffered = self._batch, [], 0
+            await self._store.append(self._incoming, batch, self._landed)
+
+    def _landed(self, front: int) -> None:
+        self._loop.call_soon_threadsafe(self._advance, front)

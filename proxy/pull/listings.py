@@ -1,0 +1,103 @@
+"""What is not bytes by digest: tag lists, referrers, and the catalog of what is cached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+
+from proxy.cache.catalog import Catalog, TagRecord
+from proxy.oci.digest import Digest
+from proxy.oci.errors import Unknown, UpstreamFailure, UpstreamInvalid
+from proxy.oci.manifest import OCI_INDEX, Manifest, parse_manifest
+from proxy.oci.names import Repository
+from proxy.pull.blobs import Origin
+from proxy.pull.freshness import TagPolicy
+from proxy.pull.manifests import Answer, Manifests
+from proxy.pull.shared import Shared
+from proxy.upstream.client import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """A page of names; `more` says that another one follows."""
+
+    names: tuple[str, ...]
+    more: bool
+    origin: Origin
+
+
+class Listings:
+    """Lists that upstream is asked for, and what the cache answers while it fails."""
+
+    def __init__(
+        self,
+        manifests: Manifests,
+        catalog: Catalog,
+        registries: Mapping[str, Registry],
+        *,
+        policies: Mapping[str, TagPolicy],
+        clock: Callable[[], float],
+    ) -> None:
+        self._manifests = manifests
+        self._catalog = catalog
+        self._registries = registries
+        self._policies = policies
+        self._clock = clock
+        self._fetches: Shared[Manifest] = Shared()
+
+    async def tags(self, repository: Repository, limit: int, after: str | None) -> Names:
+        """At most `limit` tags behind `after`: upstream's, or those that were pulled while upstream fails."""
+        try:
+            page = await self._registries[repository.upstream].tags(repository.path, limit, after)
+            return Names(page.tags, page.more, "upstream")
+        except UpstreamFailure as failure:
+            known = [tag for tag in self._catalog.tags(repository) if after is None or tag > after]
+            if not known:
+                raise
+            structlog.get_logger().warning("serving cached tags", repository=str(repository), why=str(failure))
+            return Names(tuple(known[:limit]), len(known) > limit, "stale")
+
+    async def referrers(self, repository: Repository, digest: Digest) -> Answer:
+        """Every referrer of a manifest, as an index.
+
+        Raises:
+            ManifestUnknown: upstream has no referrers API; clients then look for the fallback tag.
+        """
+        policy = self._policies[repository.upstream]
+        name = f"referrers/{digest}"
+        record = self._catalog.tag(repository, name)
+        cached = await self._manifests.cached(repository, record.digest) if record else None
+        if record and cached and policy.fresh(record.checked, self._clock()):
+            return Answer(cached, "hit")
+        try:
+            key = (repository, digest)
+            found, joined = await self._fetches.run(key, partial(self._fetch, repository, digest, name))
+        except Unknown:
+            self._catalog.drop_tag(repository, name)
+            raise
+        except (UpstreamFailure, UpstreamInvalid):
+            if record and cached and policy.usable(record.checked, self._clock()):
+                return Answer(cached, "stale")
+            raise
+        return Answer(found, "joined" if joined else "upstream")
+
+    def repositories(self, upstream: str | None, limit: int, after: str | None) -> Names:
+        """At most `limit` repositories of which something is cached, behind `after`; of one upstream, without its
+        name, or of all, each with its upstream in front."""
+        every = self._catalog.repositories()
+        names = [found.path if upstream else str(found) for found in every if upstream in (None, found.upstream)]
+        names = sorted(name for name in names if after is None or name > after)
+        return Names(tuple(names[:limit]), len(names) > limit, "hit")
+
+    async def close(self) -> None:
+        await self._fetches.close()
+
+    async def _fetch(self, repository: Repository, digest: Digest, name: str) -> Manifest:
+        answer = await self._registries[repository.upstream].referrers(repository.path, digest, None)
+        index = parse_manifest(answer.body, OCI_INDEX)
+        await self._manifests.keep(repository, index)
+        self._catalog.set_tag(repository, name, TagRecord(index.digest, self._clock()))
+        return index

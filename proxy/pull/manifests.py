@@ -1,0 +1,191 @@
+"""Manifests: by digest for ever, by tag as long as policy lets them stand, from upstream once for everyone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import structlog
+
+from proxy.cache.blobs import BlobStore
+from proxy.cache.catalog import Catalog, TagRecord
+from proxy.observe.metrics import Metrics
+from proxy.oci.digest import Digest
+from proxy.oci.errors import Denied, DiskFailure, Unknown, UpstreamFailure, UpstreamInvalid
+from proxy.oci.manifest import Manifest, parse_manifest
+from proxy.oci.names import Reference, Repository, Tag
+from proxy.oci.source import Source
+from proxy.pull.blobs import Origin
+from proxy.pull.freshness import Refusals, TagPolicy
+from proxy.pull.shared import Shared
+
+# Bodies of manifests kept in memory, in bytes: some thousands of them.
+_MEMORY: Final = 32 << 20
+# With a cached answer at hand upstream gets so many seconds to confirm it; after that the check goes on without us.
+_PATIENCE: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A manifest, and where it came from."""
+
+    manifest: Manifest
+    origin: Origin
+
+
+class Manifests:
+    """Every manifest that a client may have."""
+
+    def __init__(
+        self,
+        store: BlobStore,
+        catalog: Catalog,
+        sources: Mapping[str, Source],
+        *,
+        policies: Mapping[str, TagPolicy],
+        metrics: Metrics,
+        clock: Callable[[], float],
+    ) -> None:
+        """`sources` and `policies` are by upstream name; `clock` is wall time that never jumps, in seconds."""
+        self._store = store
+        self._catalog = catalog
+        self._sources = sources
+        self._policies = policies
+        self._metrics = metrics
+        self._clock = clock
+        self._memory = _Memory()
+        self._refusals = Refusals()
+        self._checks: Shared[Answer] = Shared()
+        self._fetches: Shared[Manifest] = Shared()
+
+    async def get(self, repository: Repository, reference: Reference, accept: Sequence[str]) -> Answer:
+        """The manifest, by tag or digest. `accept` are the types that the client names.
+
+        Raises:
+            ManifestUnknown, Denied, UpstreamFailure, UpstreamInvalid: as upstream answers, where the cache cannot.
+        """
+        if isinstance(reference, Tag):
+            return await self._by_tag(repository, reference, accept)
+        if cached := await self.cached(repository, reference):
+            return Answer(cached, "hit")
+        return await self._fetch(repository, reference, accept)
+
+    async def cached(self, repository: Repository, digest: Digest) -> Manifest | None:
+        """The manifest, if this repository was seen to hold it and its bytes are at hand."""
+        media_type = self._catalog.media_type(repository, digest)
+        if media_type is None:
+            return None
+        manifest = self._memory.get(digest)
+        if manifest is not None:
+            self._store.touch(digest)
+        else:
+            body = await self._store.read(digest)
+            if body is None:
+                return None
+            try:
+                manifest = parse_manifest(body, media_type, digest)
+            except UpstreamInvalid:
+                await self._store.evict(digest)
+                return None
+            self._memory.add(manifest)
+        return manifest
+
+    async def keep(self, repository: Repository, manifest: Manifest) -> None:
+        """Remember a manifest that upstream gave for this repository."""
+        self._metrics.fetched_bytes.labels(repository.upstream).inc(len(manifest.body))
+        try:
+            await self._store.put(manifest.digest, manifest.body)
+        except DiskFailure as error:
+            self._metrics.dropped.inc()
+            structlog.get_logger().warning("manifest not kept on disk", digest=manifest.digest, reason=str(error))
+        self._memory.add(manifest)
+        self._catalog.add_manifest(repository, manifest)
+
+    async def close(self) -> None:
+        await self._checks.close()
+        await self._fetches.close()
+
+    async def _by_tag(self, repository: Repository, tag: Tag, accept: Sequence[str]) -> Answer:
+        policy = self._policies[repository.upstream]
+        record = self._catalog.tag(repository, tag)
+        cached = await self.cached(repository, record.digest) if record else None
+        if record is None or cached is None:
+            return await self._fetch(repository, tag, accept)
+        if policy.fresh(record.checked, self._clock()):
+            return Answer(cached, "hit")
+        usable = policy.usable(record.checked, self._clock())
+        try:
+            check = self._checks.run((repository, tag), partial(self._revalidate, repository, tag, cached, accept))
+            answer, joined = await asyncio.wait_for(check, _PATIENCE if usable else None)
+        except (Unknown, Denied) as refusal:
+            if isinstance(refusal, Unknown) and policy.keep_deleted:
+                return Answer(cached, "stale")
+            self._catalog.drop_tag(repository, tag)
+            raise
+        except (UpstreamFailure, UpstreamInvalid, TimeoutError) as failure:
+            if not usable:
+                raise
+            structlog.get_logger().warning("serving stale tag", repository=str(repository), tag=tag, why=str(failure))
+            return Answer(cached, "stale")
+        return Answer(answer.manifest, "joined") if joined and answer.origin == "upstream" else answer
+
+    async def _revalidate(self, repository: Repository, tag: Tag, cached: Manifest, accept: Sequence[str]) -> Answer:
+        """Ask upstream where the tag points now; download only what is not here yet."""
+        self._refusals.check(repository, tag)
+        try:
+            digest = await self._sources[repository.upstream].resolve(repository.path, tag, accept)
+        except (Unknown, Denied) as refusal:
+            self._refusals.remember(repository, tag, refusal=refusal)
+            raise
+        if digest is None:
+            return await self._fetch(repository, tag, accept)
+        known = cached if digest == cached.digest else await self.cached(repository, digest)
+        answer = Answer(known, "hit") if known else await self._fetch(repository, digest, accept)
+        self._catalog.set_tag(repository, tag, TagRecord(digest, self._clock()))
+        return answer
+
+    async def _fetch(self, repository: Repository, reference: Reference, accept: Sequence[str]) -> Answer:
+        """From upstream, once for everyone who asks meanwhile."""
+        # A registry may answer by what is accepted; whoever accepts something else asks for something else.
+        key = (repository, reference, frozenset(accept))
+        work = partial(self._download, repository, reference, accept)
+        manifest, joined = await self._fetches.run(key, work)
+        return Answer(manifest, "joined" if joined else "upstream")
+
+    async def _download(self, repository: Repository, reference: Reference, accept: Sequence[str]) -> Manifest:
+        self._refusals.check(repository, reference)
+        try:
+            manifest = await self._sources[repository.upstream].manifest(repository.path, reference, accept)
+        except (Unknown, Denied) as refusal:
+            self._refusals.remember(repository, reference, refusal=refusal)
+            raise
+        await self.keep(repository, manifest)
+        if isinstance(reference, Tag):
+            self._catalog.set_tag(repository, reference, TagRecord(manifest.digest, self._clock()))
+        return manifest
+
+
+class _Memory:
+    """The most recently used manifests, parsed, within a bound of bytes."""
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[Digest, Manifest] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, digest: Digest) -> Manifest | None:
+        if manifest := self._held.get(digest):
+            self._held.move_to_end(digest)
+        return manifest
+
+    def add(self, manifest: Manifest) -> None:
+        if manifest.digest in self._held:
+            return
+        self._held[manifest.digest] = manifest
+        self._bytes += len(manifest.body)
+        while self._bytes > _MEMORY:
+            _, oldest = self._held.popitem(last=False)
+            self._bytes -= len(oldest.body)
