@@ -1,0 +1,105 @@
+"""The registry port as an ASGI application: parse, hand off, answer, and say what was served."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any, Final
+
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from proxy.edge.handlers import Handlers
+from proxy.edge.problems import problem
+from proxy.edge.request import Request, request_id
+from proxy.edge.routes import Namespace, Noun, parse
+from proxy.observe.events import Observer, Served
+from proxy.oci.errors import MillpondError, Unsupported
+from proxy.oci.names import Repository
+
+_API_VERSION: Final = "registry/2.0"
+
+
+class RegistryPort:
+    """Pulls over HTTP. Everything but GET and HEAD is refused, its body unread."""
+
+    def __init__(self, namespace: Namespace, handlers: Handlers, observers: Sequence[Observer]) -> None:
+        self._namespace = namespace
+        self._observers = observers
+        self._plain: dict[Noun, Callable[[Request], Awaitable[Response]]] = {
+            "ping": handlers.ping,
+            "catalog": handlers.catalog,
+        }
+        self._in_repository: dict[Noun, Callable[[Request, Repository], Awaitable[Response]]] = {
+            "manifests": handlers.manifest,
+            "blobs": handlers.blob,
+            "tags": handlers.tags,
+            "referrers": handlers.referrers,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        client = scope["client"][0] if scope.get("client") else ""
+        path = scope["raw_path"].decode("ascii", "replace")
+        served = Served(request_id(headers), client, scope["method"], path)
+        meter = _Meter(send, served)
+        began = time.monotonic()
+        try:
+            try:
+                response = await self._answer(scope, headers, served)
+                await response(scope, receive, meter.send)
+            except MillpondError as error:
+                served.why = str(error)
+                if meter.begun:
+                    served.outcome = "aborted"
+                    raise
+                await problem(error)(scope, receive, meter.send)
+        except ConnectionError:
+            served.outcome = "client left"
+            raise
+        finally:
+            served.seconds = time.monotonic() - began
+            for observe in self._observers:
+                observe(served)
+
+    async def _answer(self, scope: Scope, headers: Headers, served: Served) -> Response:
+        if scope["method"] not in ("GET", "HEAD"):
+            raise Unsupported("this registry is a pull-through cache: it can be pulled from, not pushed to")
+        route = parse(served.path, scope["query_string"].decode("ascii", "replace"), self._namespace)
+        served.kind, served.upstream, served.item = route.noun, route.upstream or "", route.item
+        request = Request(scope["method"] == "HEAD", headers, route, served.path)
+        if route.repository is None:
+            response = await self._plain[route.noun](request)
+        else:
+            served.repository = route.repository.path
+            response = await self._in_repository[route.noun](request, route.repository)
+        if route.ns:
+            response.headers["OCI-Namespace"] = route.ns
+        served.origin = response.headers.get("X-Millpond", "")
+        return response
+
+
+class _Meter:
+    """Counts what is sent, and adds the headers that every response has."""
+
+    def __init__(self, send: Send, served: Served) -> None:
+        self._send = send
+        self._served = served
+        self._extra = [
+            (b"docker-distribution-api-version", _API_VERSION.encode()),
+            (b"x-request-id", served.id.encode()),
+        ]
+        self.begun = False
+
+    async def send(self, message: MutableMapping[str, Any]) -> None:
+        kind = message["type"]
+        if kind == "http.response.start":
+            self._served.status = message["status"]
+            message["headers"] = [*message.get("headers", ()), *self._extra]
+            self.begun = True
+        await self._send(message)
+        if kind == "http.response.zerocopysend":
+            self._served.bytes += message["count"]
+        elif kind == "http.response.body" and self._served.method != "HEAD":
+            self._served.bytes += len(message.get("body", b""))

@@ -1,0 +1,45 @@
+"""A request, parsed once."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.datastructures import Headers
+
+from proxy.edge.routes import Route
+from proxy.oci.manifest import ACCEPT
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+_MEDIA_TYPE: Final = re.compile(r"application/[a-z0-9][a-z0-9.+_-]{0,120}\Z")
+# Signed by schema, not by bytes: the digest of such a manifest is not the digest of what is sent.
+_SCHEMA_1: Final = re.compile(r"application/vnd\.docker\.distribution\.manifest\.v1\+")
+_MAX_EXTRA_TYPES: Final = 8  # beyond the five that are always asked for; real clients name two or three at most
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A GET or HEAD on the registry port."""
+
+    head: bool
+    headers: Headers
+    route: Route
+    path: str  # as it came, for links to the next page
+
+    def extra_types(self) -> tuple[str, ...]:
+        """Manifest types that the client accepts beyond those that upstream is always asked for.
+
+        Clients send one Accept line a type, or one for all.
+        """
+        named = ",".join(self.headers.getlist("accept")).lower().split(",")
+        types = {name.partition(";")[0].strip() for name in named[:100]}
+        extra = sorted(name for name in types - set(ACCEPT) if _MEDIA_TYPE.match(name) and not _SCHEMA_1.match(name))
+        return tuple(extra[:_MAX_EXTRA_TYPES])
+
+
+def request_id(headers: Headers) -> str:
+    """The client's own X-Request-Id where it is harmless, else a new one."""
+    given = headers.get("x-request-id", "")
+    return given if _REQUEST_ID.match(given) else secrets.token_hex(8)

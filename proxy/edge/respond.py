@@ -1,0 +1,69 @@
+"""Responses: headers from an allow-list, manifests as they are, blobs piece by piece without copying."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import aclosing
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from proxy.oci.digest import Digest
+from proxy.oci.ranges import ByteRange
+from proxy.pull.blobs import Blob
+from proxy.pull.flight import Piece, Segment
+
+
+def content_headers(digest: Digest, origin: str) -> dict[str, str]:
+    """What every answer that is named by a digest carries."""
+    return {"Docker-Content-Digest": digest, "ETag": f'"{digest}"', "X-Millpond": origin}
+
+
+def not_modified(if_none_match: str | None, digest: Digest) -> bool:
+    """Whether the client's If-None-Match names `digest` (RFC 9110: `*`, or a list of quoted tags, weak ones too)."""
+    if if_none_match is None:
+        return False
+    tags = {tag.strip().removeprefix("W/").strip('"') for tag in if_none_match.split(",")}
+    return "*" in tags or digest in tags
+
+
+class BlobResponse(Response):
+    """A blob, or a range of it. The status line goes out only once there is something behind it.
+
+    Raises, when called, whatever makes the blob fail: before the status line the caller can still answer with a
+    problem; after it the connection is aborted, so that no client takes a part for the whole.
+    """
+
+    def __init__(self, blob: Blob, wanted: ByteRange | None, headers: Mapping[str, str]) -> None:
+        super().__init__(
+            status_code=206 if wanted else 200, headers=dict(headers), media_type="application/octet-stream"
+        )
+        self._blob = blob
+        self._start, self._stop = (wanted.start, wanted.stop) if wanted else (0, blob.size)
+        self.headers["Content-Length"] = str(self._stop - self._start)
+        if wanted:
+            self.headers["Content-Range"] = wanted.content_range
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  as ASGI has it
+        try:
+            async with aclosing(self._blob.read(self._start, self._stop)) as pieces:
+                first: Piece = await anext(pieces, b"")
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                await send(_message(first))
+                async for piece in pieces:
+                    await send(_message(piece))
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            self._blob.close()
+
+
+def _message(piece: Piece) -> dict[str, object]:
+    if isinstance(piece, Segment):
+        return {
+            "type": "http.response.zerocopysend",
+            "file": piece.file,
+            "offset": piece.offset,
+            "count": piece.count,
+            "more_body": True,
+        }
+    return {"type": "http.response.body", "body": piece, "more_body": True}
