@@ -118,9 +118,14 @@ async def _serve(settings: Settings) -> None:
 
 
 async def _drain_on_signal(draining: asyncio.Event, registry: Server) -> None:
+    def on_signal() -> None:
+        if draining.is_set():  # asked twice: whoever asks cannot wait for the running responses
+            registry.abort_now()
+        draining.set()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, draining.set)
+        loop.add_signal_handler(number, on_signal)
     await draining.wait()
     structlog.get_logger().info("draining", active=registry.active)
     registry.stop()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 import structlog
 
@@ -18,6 +20,9 @@ from proxy.cache.sweep import scrub, sweep
 from proxy.observe.metrics import Metrics
 from proxy.oci.digest import Digest
 from proxy.oci.errors import DigestInvalid
+
+# Housekeeping that failed (a directory that cannot be read, say) is tried again after this.
+_AGAIN_SECONDS: Final = 60.0
 
 
 class DiskCache:
@@ -78,9 +83,8 @@ class DiskCache:
         if self._files is None or self._journal is None:
             return
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._journal.run())
-            await sweep(self._files, self.blobs, self.catalog)
-            await scrub(self.blobs)
+            tasks.create_task(_surviving(self._journal.run))
+            tasks.create_task(_surviving(partial(self._watch, self._files)))
 
     async def close(self) -> None:
         """Write down what is noted, and let go of the directory."""
@@ -90,8 +94,24 @@ class DiskCache:
         if self._lock:
             self._lock.release()
 
+    async def _watch(self, files: Files) -> None:
+        await sweep(files, self.blobs, self.catalog)
+        await scrub(self.blobs)
+
     def _records(self) -> dict[str, Record]:
         return self.catalog.records() | self.blobs.records()
+
+
+async def _surviving(work: Callable[[], Awaitable[None]]) -> None:
+    """Housekeeping that fails is said, and begun again: it must never take the serving down with it."""
+    while True:
+        try:
+            await work()
+        except Exception:  # noqa: BLE001  a disk can fail in any way
+            structlog.get_logger().exception("cache housekeeping failed", again_in=_AGAIN_SECONDS)
+            await asyncio.sleep(_AGAIN_SECONDS)
+        else:
+            return
 
 
 def _blob_records(records: dict[str, Record]) -> list[tuple[Digest, Record]]:

@@ -77,6 +77,7 @@ class RegistryPort:
         if route.ns:
             response.headers["OCI-Namespace"] = route.ns
         served.origin = response.headers.get("X-Millpond", "")
+        served.digest = response.headers.get("Docker-Content-Digest", "")
         return response
 
 

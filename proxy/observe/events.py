@@ -21,7 +21,8 @@ class Served:
     kind: str = ""  # manifests, blobs, tags, referrers, catalog, ping; empty when the path has no meaning
     upstream: str = ""
     repository: str = ""
-    item: str = ""  # tag or digest
+    item: str = ""  # tag or digest, as it was asked for
+    digest: str = ""  # of what was served
     status: int = 0
     origin: str = ""  # as in X-Millpond
     bytes: int = 0

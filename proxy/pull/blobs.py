@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, Protocol
 
 from proxy.cache.blobs import BlobStore
@@ -19,6 +20,7 @@ from proxy.oci.source import Source
 from proxy.pull.flight import Flight, Piece, Segment
 from proxy.pull.freshness import Refusals
 from proxy.pull.relay import Relay
+from proxy.pull.shared import Shared
 
 Origin = Literal["hit", "joined", "ecr", "upstream", "stale"]
 """Where an answer came from: the values of the X-Millpond header."""
@@ -46,6 +48,7 @@ class Blobs:
         self._metrics = metrics
         self._flights: dict[Digest, Flight] = {}
         self._refusals = Refusals()
+        self._confirmations: Shared[int] = Shared()
         metrics.flights.set_function(lambda: len(self._flights))
 
     async def size(self, repository: Repository, digest: Digest) -> tuple[int, Origin]:
@@ -85,6 +88,7 @@ class Blobs:
 
     async def close(self) -> None:
         """End every flight; followers are told."""
+        await self._confirmations.close()
         await asyncio.gather(*(flight.cancel() for flight in list(self._flights.values())))
 
     async def _fly(self, flight: Flight | None, repository: Repository, digest: Digest, known: int | None) -> Blob:
@@ -128,6 +132,10 @@ class Blobs:
 
     async def _confirm(self, repository: Repository, digest: Digest) -> int:
         """Ask upstream whether this repository holds the blob: the same bytes elsewhere are no permission."""
+        size, _ = await self._confirmations.run((repository, digest), partial(self._ask, repository, digest))
+        return size
+
+    async def _ask(self, repository: Repository, digest: Digest) -> int:
         self._refusals.check(repository, digest)
         try:
             size = await self._sources[repository.upstream].blob_size(repository.path, digest)
