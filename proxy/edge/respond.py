@@ -47,23 +47,24 @@ class BlobResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002  as ASGI has it
         try:
             async with aclosing(self._blob.read(self._start, self._stop)) as pieces:
-                first: Piece = await anext(pieces, b"")
+                piece: Piece | None = await anext(pieces, b"")
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                await send(_message(first))
-                async for piece in pieces:
-                    await send(_message(piece))
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                left = self._stop - self._start
+                while piece is not None:
+                    left -= piece.count if isinstance(piece, Segment) else len(piece)
+                    await send(_message(piece, more=left > 0))
+                    piece = await anext(pieces, None)
         finally:
             self._blob.close()
 
 
-def _message(piece: Piece) -> dict[str, object]:
+def _message(piece: Piece, *, more: bool) -> dict[str, object]:
     if isinstance(piece, Segment):
         return {
             "type": "http.response.zerocopysend",
             "file": piece.file,
             "offset": piece.offset,
             "count": piece.count,
-            "more_body": True,
+            "more_body": more,
         }
-    return {"type": "http.response.body", "body": piece, "more_body": True}
+    return {"type": "http.response.body", "body": piece, "more_body": more}

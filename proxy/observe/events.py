@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import structlog
 
 from proxy.observe.metrics import Metrics
 
 
-@dataclass(slots=True)
+@dataclass
 class Served:
     """One request on the registry port, after its last byte. Bytes are of the body; `seconds` until it ended."""
 
@@ -36,7 +36,7 @@ Observer = Callable[[Served], None]
 
 def log_served(served: Served) -> None:
     """One structured line a request."""
-    fields = {key: value for key, value in asdict(served).items() if value != ""}
+    fields = {key: value for key, value in vars(served).items() if value != ""}
     fields["seconds"] = round(served.seconds, 4)
     log = structlog.get_logger()
     (log.warning if served.status >= 500 or served.outcome == "aborted" else log.info)("served", **fields)
