@@ -1,0 +1,164 @@
+"""Every key of the configuration, with its default. Reasons for users are in config/millpond.yaml; a test compares."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BeforeValidator, Field, PlainValidator, SecretStr, model_validator
+
+from proxy.settings.base import Misfit, Section, WholeNumber, as_list
+from proxy.settings.ecr import Ecr
+from proxy.settings.values import (
+    Listen,
+    Size,
+    base_url,
+    ca_bundle,
+    duration,
+    host,
+    path,
+    positive_duration,
+    positive_size,
+    readable_file,
+    secret_in,
+)
+
+Deadline = Annotated[float, PlainValidator(positive_duration)]
+Seconds = Annotated[float, PlainValidator(duration)]
+Address = Annotated[Listen, PlainValidator(Listen.parse)]
+Hosts = Annotated[tuple[Annotated[str, PlainValidator(host)], ...], BeforeValidator(as_list)]
+ReadableFile = Annotated[Path, PlainValidator(readable_file)]
+CaBundle = Annotated[Path, PlainValidator(ca_bundle)]
+
+MINUTE: Final = 60.0
+DAY: Final = 86400.0
+MAX_CONNECTIONS_PER_BLOB: Final = 32  # more than this looks like abuse to a registry, and no longer adds speed
+
+# The first segment of every request of the registry API: an upstream of this name could not be addressed.
+RESERVED: Final = frozenset({"v2"})
+
+
+class Tls(Section):
+    """The certificate of the registry port. `client_ca_file` asks clients for a certificate of that authority."""
+
+    cert_file: ReadableFile
+    key_file: ReadableFile
+    client_ca_file: CaBundle | None = None
+
+    @model_validator(mode="after")
+    def _pair(self) -> Self:
+        try:
+            # The empty password makes an encrypted key an error; without it OpenSSL would ask on the terminal.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.cert_file, self.key_file, password="")
+        except (ssl.SSLError, OSError) as error:
+            reason = getattr(error, "reason", None) or "not PEM"
+            message = (
+                f"this and key_file do not make a usable pair ({reason}); "
+                "write a PEM chain, leaf first, and its private key without a passphrase"
+            )
+            raise Misfit(("cert_file",), str(self.cert_file), message) from None
+        return self
+
+
+class Registry(Section):
+    """The port that clients pull from."""
+
+    listen: Address = Listen("0.0.0.0", 5000)  # noqa: S104 - a cache for other machines
+    tls: Tls | None = None
+    header_timeout: Deadline = 10.0  # a request's headers are one packet; whoever dribbles them is let go
+    write_timeout: Deadline = MINUTE  # without a single byte taken by the client
+    keep_alive: Deadline = 150.0  # above the idle time of clients (BuildKit 120 s), so that they close first
+    grace_period: Seconds = 25.0  # below the 30 s that Kubernetes waits before it kills
+
+
+class Admin(Section):
+    """The port of the operator: health, metrics, API. Local by default: it has no access rules."""
+
+    listen: Address = Listen("127.0.0.1", 5001)
+
+
+class Cache(Section):
+    """The disk cache. `directory` is chosen by `load` when it is not set."""
+
+    directory: Annotated[Path, PlainValidator(path)]
+    max_size: Annotated[Size, PlainValidator(positive_size)] = Size.parse("50GiB")
+    min_free: Annotated[Size, PlainValidator(Size.parse)] = Size.parse("2GiB")
+
+
+class Log(Section):
+    """`auto` is console on a terminal, JSON elsewhere."""
+
+    format: Literal["auto", "json", "console"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Upstream(Section):
+    """One remote registry; its name is the key it stands under."""
+
+    url: Annotated[str, PlainValidator(base_url)]
+    aliases: Hosts = ()
+    token_hosts: Hosts = ()
+    ca_file: CaBundle | None = None
+    username: Annotated[str, Field(min_length=1)] | None = None
+    password: SecretStr | None = None  # from the environment, or what password_file held when it was loaded
+    password_file: ReadableFile | None = None
+    tag_ttl: Seconds = 5 * MINUTE
+    stale_for: Seconds = 7 * DAY
+    on_deleted: Literal["not_found", "serve"] = "not_found"
+    connections_per_blob: Annotated[WholeNumber, Field(ge=1, le=MAX_CONNECTIONS_PER_BLOB)] = 8
+
+    @model_validator(mode="after")
+    def _credential(self) -> Self:
+        if self.password is not None and self.password_file is not None:
+            raise Misfit(("password",), None, "password_file is set as well; keep one of them")
+        if self.password_file is not None:
+            # Read once, here: a password file that cannot be used is refused at start, not at the first pull.
+            try:
+                object.__setattr__(self, "password", SecretStr(secret_in(self.password_file)))
+            except ValueError as error:
+                raise Misfit(("password_file",), str(self.password_file), str(error)) from None
+        if (self.username is None) != (self.password is None):
+            missing = "username" if self.username is None else "password_file"
+            raise Misfit((missing,), None, "a credential has two halves and this one is missing; set both or neither")
+        return self
+
+
+class Settings(Section):
+    """The whole configuration. `upstreams` holds the built-in ones too, unless they were removed with null."""
+
+    registry: Registry = Field(default_factory=Registry)
+    admin: Admin = Field(default_factory=Admin)
+    cache: Cache
+    default_upstream: str = "docker.io"
+    upstreams: Mapping[Annotated[str, PlainValidator(host)], Upstream]
+    ecr: Ecr = Field(default_factory=Ecr)
+    log: Log = Field(default_factory=Log)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        object.__setattr__(self, "upstreams", MappingProxyType(dict(self.upstreams)))
+        self._names_are_unique()
+        if self.default_upstream not in self.upstreams:
+            known = ", ".join(self.upstreams) or "none is left"
+            raise Misfit(("default_upstream",), self.default_upstream, f"there is no such upstream; one of: {known}")
+        if self.registry.listen == self.admin.listen and self.admin.listen.port:
+            raise Misfit(
+                ("admin", "listen"), str(self.admin.listen), "this is registry.listen as well; write another port"
+            )
+        return self
+
+    def _names_are_unique(self) -> None:
+        owners = dict.fromkeys(RESERVED, "the registry API itself")
+        for name in self.upstreams:
+            if name in RESERVED:
+                raise Misfit(("upstreams", name), name, "every path begins with this name; choose another")
+            owners[name] = name
+        for name, upstream in self.upstreams.items():
+            for alias in upstream.aliases:
+                if alias in owners:
+                    message = f"this name already means {owners[alias]}; every name and alias must be unique"
+                    raise Misfit(("upstreams", name, "aliases"), alias, message)
+                owners[alias] = name

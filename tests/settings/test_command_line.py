@@ -1,0 +1,125 @@
+"""The program `millpond`: `--version`, `check`, and how it refuses a configuration."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from proxy import __version__
+from proxy.cli.check import cache_state
+from proxy.settings import Cache, Size
+from tests.support.programs import environment, free_port
+from tests.support.scripted import ScriptedUpstream
+
+ROOT = Path(__file__).parents[2]
+
+
+def millpond(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "proxy.cli", *arguments],
+        cwd=ROOT,
+        env=environment(env),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def config(tmp_path: Path, upstreams: dict[str, Any], **cache: str) -> str:
+    """The path of a configuration that has these upstreams and no other."""
+    removed: dict[str, Any] = dict.fromkeys(["docker.io", "ghcr.io", "registry.k8s.io", "quay.io"])
+    file = tmp_path / "millpond.yaml"
+    document = {
+        "upstreams": removed | upstreams,
+        "default_upstream": next(iter(upstreams)),
+        "cache": {"directory": str(tmp_path / "cache"), "min_free": 0, **cache},
+    }
+    file.write_text(yaml.safe_dump(document, sort_keys=False))
+    return str(file)
+
+
+def test_the_version_is_printed() -> None:
+    done = millpond("--version")
+    assert (done.returncode, done.stdout) == (0, f"millpond, version {__version__}\n")
+
+
+def test_the_version_needs_neither_the_server_nor_the_http_client() -> None:
+    code = "import sys, proxy.cli; sys.exit(bool({'httpx', 'aiohttp', 'uvicorn', 'diskcache'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_a_configuration_that_is_wrong_ends_the_program_with_2_and_teaches(command: str, tmp_path: Path) -> None:
+    file = tmp_path / "millpond.yaml"
+    file.write_text("cache: {max_szie: 1GiB}")
+    done = millpond(command, "--config", str(file))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "millpond: the configuration has one problem:\n  cache.max_szie -> unknown key; did you mean max_size?\n"
+    )
+
+
+def test_an_environment_that_is_wrong_ends_the_program_with_2() -> None:
+    done = millpond("serve", env={"MILLPOND_CACHE__MAX_SIZE": "big"})
+    assert done.returncode == 2
+    assert "cache.max_size (set by MILLPOND_CACHE__MAX_SIZE): 'big' -> not a size" in done.stderr
+
+
+def test_check_finds_all_well(tmp_path: Path) -> None:
+    with ScriptedUpstream() as upstream:
+        done = millpond("check", "--config", config(tmp_path, {"lan": {"url": upstream.url}}))
+    assert done.returncode == 0, done.stderr
+    cache, lan = done.stdout.splitlines()
+    assert cache.startswith(f"ok\tcache.directory\t{tmp_path / 'cache'} will be created; up to ")
+    assert lan == f"ok\tupstream lan\t{upstream.url} answers"
+    assert done.stderr == ""
+    assert not (tmp_path / "cache").exists()
+
+
+def test_check_tries_each_upstream_and_says_what_failed(tmp_path: Path) -> None:
+    gone = f"http://127.0.0.1:{free_port()}"
+    with ScriptedUpstream() as upstream:
+        file = config(tmp_path, {"gone": {"url": gone}, "lan": {"url": upstream.url}})
+        done = millpond("check", "--config", file)
+    assert done.returncode == 1
+    _, failed, well = (line.split("\t") for line in done.stdout.splitlines())
+    assert failed[:2] == ["FAILED", "upstream gone"]
+    assert "127.0.0.1" in failed[2]
+    assert well[:2] == ["ok", "upstream lan"]
+
+
+def test_check_says_that_ecr_is_not_used_yet(tmp_path: Path) -> None:
+    target = '[{"name": "prod", "account": "111122223333", "region": "us-east-1"}]'
+    with ScriptedUpstream() as upstream:
+        file = config(tmp_path, {"lan": {"url": upstream.url}})
+        done = millpond("check", "--config", file, env={"MILLPOND_ECR__TARGETS": target})
+    assert done.returncode == 0
+    assert "ok\tecr target prod\tits settings are valid; this version does not push to ECR yet" in done.stdout
+
+
+def test_a_cache_directory_that_is_a_file_is_found(tmp_path: Path) -> None:
+    file = tmp_path / "cache"
+    file.write_text("")
+    finding = cache_state(Cache(directory=file / "below"))
+    assert not finding.ok
+    assert finding.detail == f"{file} is not a directory; move it away or write another cache.directory"
+
+
+def test_a_cache_directory_that_may_not_be_written_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    finding = cache_state(Cache(directory=tmp_path))
+    assert not finding.ok
+    assert "is not writable by user id" in finding.detail
+
+
+def test_a_file_system_that_is_too_full_is_found(tmp_path: Path) -> None:
+    finding = cache_state(Cache(directory=tmp_path, min_free=Size.parse("100%")))
+    assert not finding.ok
+    assert finding.detail.endswith("make room or lower cache.min_free")
