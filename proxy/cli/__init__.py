@@ -1,0 +1,17 @@
+"""The program `millpond`. One module a command; a command reads its arguments and calls one function."""
+
+import click
+
+from proxy import __version__
+from proxy.cli.check import check
+from proxy.cli.serve import serve
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="millpond")
+def main() -> None:
+    """Millpond, a pull-through cache for container images."""
+
+
+main.add_command(serve)
+main.add_command(check)
