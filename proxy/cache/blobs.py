@@ -121,12 +121,13 @@ class BlobStore:
                 found.close()
             self._forget(digest)
             return None
-        if found.size == entry.size and (found.changed == entry.changed or await self.verify(digest)):
+        if found.size != entry.size:
+            await self._distrust(digest)
+        elif found.changed == entry.changed or await self.verify(digest):
             entry.changed = found.changed
             self.touch(digest)
             return found
         found.close()
-        await self._distrust(digest)
         return None
 
     async def read(self, digest: Digest) -> bytes | None:
@@ -173,11 +174,13 @@ class BlobStore:
             raise self._pause(error) from error
         victims = self._reserve(size, free)
         try:
-            for victim in victims:
-                await self._on_thread(self._files.remove, victim)
+            while victims:
+                await self._on_thread(self._files.remove, victims[-1][0])
+                victims.pop()
             incoming = await self._on_thread(self._files.incoming, digest, size)
         except BaseException as error:
             self._reserved -= size
+            self._readmit(victims)
             if isinstance(error, OSError):
                 raise self._pause(error) from error
             raise
@@ -258,9 +261,11 @@ class BlobStore:
         for digest, record in records:
             try:
                 size, changed, used = record
-                entries.append((digest, _Entry(int(size), int(changed), min(float(used), self._clock()))))
-            except (TypeError, ValueError):
+                entry = _Entry(int(size), int(changed), min(float(used), self._clock()))
+            except (TypeError, ValueError, OverflowError):
                 continue
+            if entry.size >= 0:
+                entries.append((digest, entry))
         entries.sort(key=lambda item: item[1].used)
         self._entries = OrderedDict(entries)
         self._stored = sum(entry.size for entry in self._entries.values())
@@ -272,14 +277,15 @@ class BlobStore:
     def close(self) -> None:
         self._threads.shutdown()
 
-    def _reserve(self, size: int, free: int) -> list[Digest]:
+    def _reserve(self, size: int, free: int) -> list[tuple[Digest, _Entry]]:
         """Promise `size` bytes, and name who has to go for them. No await: two arrivals cannot be promised the same."""
         # What others were promised and have not written yet is still counted as free by the file system.
         unwritten = self._reserved - sum(incoming.hashed for incoming in self._arriving)
         lacking = max(self.accounted + size - self._max_size, unwritten + size + self._min_free - free)
         if lacking > self._stored:
             raise DiskFailure(
-                f"no room for {size} bytes: {free} bytes are free, cache.min_free keeps {self._min_free} of them"
+                f"no room for {size} bytes beside {self._reserved} that are arriving: cache.max_size is "
+                f"{self._max_size} bytes, {free} bytes are free, cache.min_free keeps {self._min_free} of them"
             )
         victims = []
         while lacking > 0:
@@ -287,9 +293,18 @@ class BlobStore:
             lacking -= entry.size
             self._forget(digest)
             self._metrics.evictions.inc()
-            victims.append(digest)
+            victims.append((digest, entry))
         self._reserved += size
         return victims
+
+    def _readmit(self, victims: list[tuple[Digest, _Entry]]) -> None:
+        """Take back who was to go and could not be removed: the bytes are on disk still."""
+        for digest, entry in reversed(victims):
+            if digest not in self._entries:
+                self._entries[digest] = entry
+                self._entries.move_to_end(digest, last=False)
+                self._stored += entry.size
+                self._note_entry(digest, entry)
 
     def _release(self, incoming: IncomingFile) -> None:
         self._arriving.discard(incoming)

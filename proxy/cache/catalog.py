@@ -118,14 +118,14 @@ class Catalog:
             try:
                 if kind == "t":
                     tags = self._tags.setdefault(_repository(name), {})
-                    tags[item] = TagRecord(Digest.parse(record[0]), float(record[1]))
+                    tags[item] = TagRecord(Digest.parse(str(record[0])), float(record[1]))
                 elif kind == "m":
                     media_type, *names = record
-                    known = _Known(str(media_type), tuple((Digest.parse(found), int(size)) for found, size in names))
-                    self._add(_repository(name), Digest.parse(item), known)
+                    parsed = tuple((Digest.parse(str(found)), int(size)) for found, size in names)
+                    self._add(_repository(name), Digest.parse(item), _Known(str(media_type), parsed))
                 elif kind == "h":
                     self._seen.setdefault(Digest.parse(item), {})[_repository(name)] = int(record[0])
-            except (ValueError, TypeError, IndexError, MillpondError):
+            except (ValueError, TypeError, IndexError, OverflowError, MillpondError):
                 continue
 
     def records(self) -> dict[str, Record]:

@@ -121,13 +121,17 @@ class Files:
         return IncomingFile(self._incoming / name, digest, size)
 
     def commit(self, incoming: IncomingFile) -> Found:
-        """Make a verified blob durable under its name. Raises OSError, after which only the temporary remains."""
+        """Make a verified blob durable under its name. Raises OSError, after which it is not there."""
         os.fsync(incoming.file.fileno())
         path = self._path(incoming.digest)
         path.parent.mkdir(exist_ok=True)
         incoming.path.rename(path)
-        for directory in (path.parent, path.parent.parent):
-            _sync_directory(directory)
+        try:
+            for directory in (path.parent, path.parent.parent):
+                _sync_directory(directory)
+        except OSError:
+            path.unlink()
+            raise
         return Found(incoming.digest, incoming.size, os.fstat(incoming.file.fileno()).st_mtime_ns)
 
     def discard(self, incoming: IncomingFile) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from proxy.cache.ledger import Ledger, Record
+from proxy.cache.ledger import Ledger, LedgerDamaged, Record
 
 # How late a blob's last use may be written: only the order of eviction after a restart depends on it.
 _LAZY_SECONDS: Final = 10.0
@@ -56,10 +56,15 @@ class Journal:
                 return True
             try:
                 await self._on_thread(partial(self._ledger.write, batch))
-            except OSError as error:
+            except BaseException as error:
+                # Written twice is harmless, written never is not: not even a cancelled flush forgets its batch.
                 self._dirty = batch | self._dirty
+                if not isinstance(error, OSError):
+                    raise
                 structlog.get_logger().error("ledger not written", reason=str(error), records=len(batch))
-                await self._recover(error)
+                # A full or slow disk is waited out; a damaged database is replaced by what memory holds.
+                if isinstance(error, LedgerDamaged):
+                    await self._begin_anew(error)
                 return False
             return True
 
@@ -68,10 +73,7 @@ class Journal:
         await self._on_thread(self._ledger.close)
         self._thread.shutdown()
 
-    async def _recover(self, error: OSError) -> None:
-        """A damaged database is replaced by what memory holds. A full or slow disk is not damage: it is waited out."""
-        if "malformed" not in str(error) and "not a database" not in str(error):
-            return
+    async def _begin_anew(self, error: LedgerDamaged) -> None:
         try:
             await self._on_thread(partial(self._ledger.begin_anew, error))
         except OSError as failure:

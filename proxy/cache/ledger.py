@@ -6,6 +6,7 @@ It is written behind the requests and read once, at start. It can always be lost
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -20,6 +21,26 @@ Record = list[Any]
 
 # Records are small rows. Diskcache would move larger values to files of its own; none of ours may leave the database.
 _NEVER_A_FILE: Final = 1 << 40
+# How long SQLite waits for another's lock; the directory lock makes another unlikely.
+_LOCK_SECONDS: Final = 5.0
+
+# What passes by itself, or by the hand of whoever looks after the disk. Everything else is damage.
+_PASSING: Final = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_READONLY,
+    }
+)
+
+
+class LedgerDamaged(OSError):
+    """The database is not what was written. `Ledger.begin_anew` replaces it."""
 
 
 class _JsonDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
@@ -40,89 +61,123 @@ class _JsonDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
         return 0, MODE_TEXT, None, json.dumps(value, separators=(",", ":"))
 
     def fetch(self, mode: int, filename: str | None, value: Any, _read: bool) -> Any:
-        if mode != MODE_TEXT or filename is not None or not isinstance(value, str):
-            raise sqlite3.DatabaseError("the ledger holds a value that is not JSON text")
-        return json.loads(value)
+        return _read_value(mode, filename, value)
 
 
 class Ledger:
     """A persistent mapping of short strings to JSON lists. Every method blocks: call it from one thread, not the loop.
 
-    A ledger that cannot be read is moved aside (one such copy is kept) and begun anew; `rebuilt` says so.
+    Reading needs no room on the disk: a full one does not keep a cache from starting with all that it knows.
     """
 
     def __init__(self, directory: Path) -> None:
+        """Nothing is opened yet."""
         self._directory = directory
-        self.rebuilt = False
-        try:
-            self._cache = self._open()
-        except (sqlite3.Error, diskcache.Timeout, ValueError, TypeError) as error:
-            self._cache = self._begin_anew(error)
+        self._cache: diskcache.Cache | None = None
 
     def load(self) -> dict[str, Record]:
-        """Every record. A ledger that turns out to be damaged is begun anew, and nothing is returned."""
+        """Every record. A ledger that cannot be read is moved aside, and nothing is returned.
+
+        Raises:
+            OSError: it cannot even be moved aside.
+        """
+        if not self._database.exists():
+            return {}
         try:
             return dict(self._rows())
-        except (sqlite3.Error, diskcache.Timeout, ValueError, TypeError) as error:
-            self._cache = self._begin_anew(error)
+        except Exception as error:  # noqa: BLE001  a database can be wrong in any way
+            self.begin_anew(error)
             return {}
 
     def write(self, changes: Mapping[str, Record | None]) -> None:
         """Make all changes or none; None removes a record.
 
         Raises:
-            OSError: the disk or the database refuses; nothing was changed.
+            OSError: the disk or the database refuses; nothing was changed. LedgerDamaged when that will not pass.
         """
         try:
+            if self._cache is None:
+                self._cache = self._open()
             with self._cache.transact(retry=False):
                 for key, record in changes.items():
                     if record is None:
                         self._cache.delete(key)
                     else:
                         self._cache.set(key, record)
-        except (sqlite3.Error, diskcache.Timeout) as error:
-            raise OSError(f"the ledger cannot be written: {error}") from error
+        except (OSError, sqlite3.Error, diskcache.Timeout) as error:
+            self.close()  # whatever state the connection is in, the next write begins with a fresh one
+            raise _judged(error) from error
 
     def begin_anew(self, reason: Exception) -> None:
-        """Move a damaged ledger aside and start an empty one. Raises OSError where even that is impossible."""
-        try:
-            self._cache.close()
-            self._cache = self._begin_anew(reason)
-        except sqlite3.Error as error:
-            raise OSError(f"no new ledger can be made: {error}") from error
+        """Move a damaged ledger aside (one such copy is kept), so that the next write begins an empty one.
 
-    def close(self) -> None:
-        self._cache.close()
-
-    def _open(self) -> diskcache.Cache:
-        return diskcache.Cache(
-            str(self._directory),
-            disk=_JsonDisk,
-            disk_min_file_size=_NEVER_A_FILE,
-            eviction_policy="none",
-            cull_limit=0,
-            size_limit=_NEVER_A_FILE,
-            timeout=5,  # seconds that SQLite waits for another's lock; the directory lock makes another unlikely
-        )
-
-    def _rows(self) -> Iterator[tuple[str, Record]]:
-        # One SELECT: diskcache would ask the database once for every key, which takes seconds for a large cache.
-        with closing(sqlite3.connect(self._directory / diskcache.core.DBNAME)) as connection:
-            for key, mode, filename, value in connection.execute("SELECT key, mode, filename, value FROM Cache"):
-                record = self._cache.disk.fetch(mode, filename, value, False)
-                if isinstance(key, str) and isinstance(record, list):
-                    yield key, record
-
-    def _begin_anew(self, reason: Exception) -> diskcache.Cache:
+        Raises:
+            OSError: it cannot be moved.
+        """
+        self.close()
         aside = self._directory.with_name(self._directory.name + ".damaged")
         if aside.exists():
-            for path in sorted(aside.rglob("*"), reverse=True):
-                path.rmdir() if path.is_dir() else path.unlink()
-            aside.rmdir()
+            shutil.rmtree(aside)
         if self._directory.exists():
             self._directory.rename(aside)
         structlog.get_logger().error(
             "ledger damaged: moved aside, rebuilding it from the files", reason=str(reason), aside=str(aside)
         )
-        self.rebuilt = True
-        return self._open()
+
+    def close(self) -> None:
+        if self._cache is not None:
+            self._cache.close()
+            self._cache = None
+
+    @property
+    def _database(self) -> Path:
+        return self._directory / str(diskcache.core.DBNAME)
+
+    def _open(self) -> diskcache.Cache:
+        self._directory.mkdir(exist_ok=True)
+        # Diskcache itself would wait a whole minute for another's lock.
+        with closing(sqlite3.connect(self._database, timeout=_LOCK_SECONDS)) as probe:
+            probe.execute("BEGIN IMMEDIATE")
+        try:
+            return diskcache.Cache(
+                str(self._directory),
+                disk=_JsonDisk,
+                disk_min_file_size=_NEVER_A_FILE,
+                eviction_policy="none",
+                cull_limit=0,
+                size_limit=_NEVER_A_FILE,
+                timeout=_LOCK_SECONDS,
+                # One process, one writer: a write-ahead log would only add files that reading needs room for.
+                sqlite_journal_mode="truncate",
+                sqlite_synchronous=2,  # FULL, which a rollback journal needs to survive a loss of power
+                sqlite_mmap_size=0,  # a file that somebody truncates shall be an error, not a SIGBUS
+            )
+        except (ValueError, TypeError, AttributeError) as error:  # diskcache does as the database's settings say
+            raise sqlite3.DatabaseError(f"the ledger has settings that are not ours: {error}") from error
+
+    def _rows(self) -> Iterator[tuple[str, Record]]:
+        # One SELECT: diskcache would ask the database once for every key, which takes seconds for a large cache.
+        with closing(sqlite3.connect(self._database, timeout=_LOCK_SECONDS)) as connection:
+            for key, mode, filename, value in connection.execute("SELECT key, mode, filename, value FROM Cache"):
+                record = _read_value(mode, filename, value)
+                if isinstance(key, str) and isinstance(record, list):
+                    yield key, record
+
+
+def _read_value(mode: int, filename: str | None, value: Any) -> Any:
+    if mode != MODE_TEXT or filename is not None or not isinstance(value, str):
+        raise sqlite3.DatabaseError("the ledger holds a value that is not JSON text")
+    return json.loads(value)
+
+
+def _judged(error: Exception) -> OSError:
+    """What diskcache raised, as damage or as trouble that passes."""
+    cause: BaseException = error
+    while cause.__context__ is not None:  # diskcache hides the first error behind those of its own clean-up
+        cause = cause.__context__
+    code = getattr(cause, "sqlite_errorcode", None)
+    if code is None:
+        passing = isinstance(cause, OSError)
+    else:  # extended codes have their kind in the lowest byte
+        passing = code & 0xFF in _PASSING and code != sqlite3.SQLITE_READONLY_DBMOVED
+    return (OSError if passing else LedgerDamaged)(f"the ledger cannot be written: {cause}")

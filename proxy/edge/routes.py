@@ -40,7 +40,8 @@ class Namespace:
         self._default = default
 
     def find(self, name: str) -> str | None:
-        return self._names.get(name.lower())
+        # ASCII only: beyond it there are letters that lower() turns into ours, such as the Kelvin sign.
+        return self._names.get(name.lower()) if name.isascii() else None
 
     def known(self, name: str) -> str:
         """The configured name of an upstream that a client names. Raises NameUnknown; nothing is ever contacted."""

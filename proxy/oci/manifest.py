@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,6 +27,9 @@ MAX_MANIFEST: Final = 8 * 1024 * 1024
 # A thousand platforms or layers is beyond anything real; a bound keeps a hostile index from filling the ledger.
 MAX_DESCRIPTORS: Final = 10_000
 
+# RFC 6838. It goes out as a header: what a manifest states must not be able to write further ones.
+_RESTRICTED: Final = "[a-z0-9][a-z0-9!#$&^_.+-]{0,126}"
+_MEDIA_TYPE: Final = re.compile(rf"{_RESTRICTED}/{_RESTRICTED}\Z", re.ASCII | re.IGNORECASE)
 _GENERIC_TYPES: Final = frozenset({"", "application/json", "application/octet-stream", "text/plain"})
 
 
@@ -105,11 +109,14 @@ def _media_type(document: dict[str, Any], content_type: str) -> str:
     stated = document.get("mediaType")
     if stated is not None and not isinstance(stated, str):
         raise UpstreamInvalid("the manifest's mediaType is not a string")
-    if header in _GENERIC_TYPES:
-        return stated or (OCI_INDEX if "manifests" in document else OCI_MANIFEST)
-    if stated and stated != header:
+    if stated and header not in _GENERIC_TYPES and stated.lower() != header:
         raise UpstreamInvalid(f"the manifest says that it is {stated!r:.100}, its Content-Type says {header!r:.100}")
-    return header
+    media_type = header if header not in _GENERIC_TYPES else stated
+    if not media_type:
+        return OCI_INDEX if "manifests" in document else OCI_MANIFEST
+    if not _MEDIA_TYPE.match(media_type):
+        raise UpstreamInvalid(f"{media_type!r:.100} is not a media type")
+    return media_type
 
 
 def _descriptors(document: dict[str, Any], key: str) -> tuple[Descriptor, ...]:

@@ -10,7 +10,8 @@ from proxy.oci.errors import RangeInvalid
 
 # Nothing longer can be one sane range; it also bounds the work that a hostile header causes.
 _MAX_HEADER: Final = 64
-_SINGLE: Final = re.compile(r"bytes=\s*(\d*)-(\d*)\s*\Z", re.IGNORECASE)
+_SINGLE: Final = re.compile(r"bytes=\s*(\d*)-(\d*)\s*\Z", re.IGNORECASE | re.ASCII)
+_CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ def parse_range(header: str | None, size: int) -> ByteRange | None:
 
 def parse_content_range(header: str) -> tuple[int, int, int | None] | None:
     """(start, stop, size or None for `*`) of an upstream's Content-Range; None when it is malformed or absurd."""
-    match = re.fullmatch(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", header.strip(), re.IGNORECASE)
+    match = _CONTENT_RANGE.fullmatch(header.strip())
     if not match:
         return None
     start, stop = int(match.group(1)), int(match.group(2)) + 1

@@ -14,7 +14,7 @@ from proxy.cache.catalog import Catalog
 from proxy.cache.files import BlobFile
 from proxy.observe.metrics import Metrics
 from proxy.oci.digest import Digest
-from proxy.oci.errors import Denied, DiskFailure, Unknown
+from proxy.oci.errors import Denied, DiskFailure, Unknown, UpstreamInvalid
 from proxy.oci.names import Repository
 from proxy.oci.source import Source
 from proxy.pull.flight import Flight, Piece, Segment
@@ -110,7 +110,6 @@ class Blobs:
         except (Unknown, Denied) as refusal:
             self._refusals.remember(flight.repository, digest, refusal=refusal)
             raise
-        self._catalog.add_blob(repository, digest, size)
         return _Flying(flight, Relay(source, repository, digest, size, self._metrics), size, origin)
 
     def _start(self, repository: Repository, digest: Digest, known: int | None) -> Flight:
@@ -128,10 +127,15 @@ class Blobs:
         return flight
 
     def _landed(self, flight: Flight) -> None:
+        if flight.verified:
+            self._catalog.add_blob(flight.repository, flight.digest, flight.front)
         del self._flights[flight.digest]
 
     async def _confirm(self, repository: Repository, digest: Digest) -> int:
-        """Ask upstream whether this repository holds the blob: the same bytes elsewhere are no permission."""
+        """Ask upstream whether this repository holds the blob: the same bytes elsewhere are no permission.
+
+        The size is remembered only once the bytes bear it out: a gateway's page must not stand for the blob for ever.
+        """
         size, _ = await self._confirmations.run((repository, digest), partial(self._ask, repository, digest))
         return size
 
@@ -142,7 +146,10 @@ class Blobs:
         except (Unknown, Denied) as refusal:
             self._refusals.remember(repository, digest, refusal=refusal)
             raise
-        self._catalog.add_blob(repository, digest, size)
+        if digest in self._store:
+            if size != self._store.size(digest):
+                raise UpstreamInvalid(f"upstream says that {digest} has {size} bytes: that is not its size")
+            self._catalog.add_blob(repository, digest, size)
         return size
 
 

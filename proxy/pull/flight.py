@@ -79,7 +79,7 @@ class Flight:
         self._incoming: IncomingFile | None = None
         self._followers = 0
         self._ended = False
-        self._verified = False
+        self.verified = False  # whether all of it has landed and hashes to the digest
         self._failure: MillpondError | None = None
         self._pulse = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -115,8 +115,8 @@ class Flight:
             size = await self.opened()
             assert self._incoming is not None
             at = start
-            while at < stop or (stop == size and not self._verified):
-                inner = stop < size or self._verified
+            while at < stop or (stop == size and not self.verified):
+                inner = stop < size or self.verified
                 limit = min(stop, self.front if inner else min(self.front, size - _HELD_BACK))
                 if isinstance(self._failure, DiskFailure):
                     limit = min(stop, self.front, size - 1)
@@ -159,7 +159,7 @@ class Flight:
             # Synchronous up to here from the moment the store had the blob: no request can find neither.
             self._ended = True
             self._landed(self)
-            if self._incoming is not None and not self._verified:
+            if self._incoming is not None and not self.verified:
                 await asyncio.shield(self._store.discard(self._incoming))
             self._close_when_unused()
 
@@ -187,7 +187,7 @@ class Flight:
             raise UpstreamInvalid(
                 f"the bytes that upstream sent do not hash to {self.digest}; nothing of them was kept"
             )
-        self._verified = True
+        self.verified = True
         self._wake()
 
     async def _keep(self) -> None:
