@@ -7,6 +7,7 @@ When the disk cannot be used the store says so (`DiskFailure`), and pulls pass t
 from __future__ import annotations
 
 import asyncio
+import errno
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
@@ -26,6 +27,8 @@ T = TypeVar("T")
 
 # Disk calls wait for the disk more than for the processor; a few more than cores keeps one slow call from delaying all.
 _THREADS: Final = 8
+# What a process without resources gets for any file; everything else is said of the one file.
+_NOT_THE_FILES_FAULT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 # After a write failed the disk is left alone for so long: full disks do not empty within a request.
 _PAUSE_SECONDS: Final = 30.0
 
@@ -113,6 +116,8 @@ class BlobStore:
         try:
             found = await self._on_thread(self._files.open, digest)
         except OSError as error:
+            if error.errno not in _NOT_THE_FILES_FAULT:
+                await self.evict(digest)
             self._pause(error)
             return None
         entry = self._entries.get(digest)
@@ -261,12 +266,14 @@ class BlobStore:
         for digest, record in records:
             try:
                 size, changed, used = record
-                entry = _Entry(int(size), int(changed), min(float(used), self._clock()))
+                entry = _Entry(int(size), int(changed), float(used))
             except (TypeError, ValueError, OverflowError):
                 continue
             if entry.size >= 0:
                 entries.append((digest, entry))
         entries.sort(key=lambda item: item[1].used)
+        for _, entry in entries:  # once in order: a clock that was set back must not make them the newest for ever
+            entry.used = min(entry.used, self._clock())
         self._entries = OrderedDict(entries)
         self._stored = sum(entry.size for entry in self._entries.values())
 
