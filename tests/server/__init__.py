@@ -1,0 +1,1 @@
+"""The server on real sockets: what a client sees, byte by byte."""
