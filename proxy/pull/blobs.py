@@ -139,7 +139,7 @@ class Blobs:
 
     def _ended(self, flight: Flight) -> None:
         if flight.verified:
-            self._catalog.add_blob(flight.repository, flight.digest, flight.front)
+            self._catalog.add_blob(flight.repository, flight.digest, flight.size)
         del self._flights[flight.digest]
 
     async def _confirm(self, repository: Repository, digest: Digest) -> int:

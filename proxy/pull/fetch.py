@@ -60,7 +60,8 @@ class Fetch:
         self._first: Download | None = None
         self._plan: Plan | None = None  # None: one connection brings it all
         self._sink: Callable[[int], Sink] | None = None
-        self._workers: asyncio.TaskGroup | None = None
+        self._workers: set[asyncio.Task[None]] = set()
+        self._over = False
         self._working = 0
         self._wish = 1  # connections that there should be
         self._latency = 0.0  # seconds from a request to the first word of its answer
@@ -72,6 +73,7 @@ class Fetch:
             try:
                 return await self._open_first_of_many(self._size)
             except UpstreamInvalid as error:
+                await self.aclose()
                 self._retreat(error)
         self._first = self._download(0, None)
         await self._first.open()
@@ -89,14 +91,19 @@ class Fetch:
         """
         assert self._first is not None
         self._sink = sink
+        self._start(self._first)
+        steering = asyncio.create_task(self._steer())
         try:
-            async with asyncio.TaskGroup() as self._workers:
-                self._start(self._first)
-                await self._steer()
-        except BaseExceptionGroup as failures:
-            raise failures.exceptions[0] from None
+            while self._workers:
+                done, _ = await asyncio.wait(self._workers, return_when=asyncio.FIRST_COMPLETED)
+                self._workers -= done
+                for worker in done:
+                    worker.result()
         finally:
-            self._workers = None
+            self._over = True
+            for task in (steering, *self._workers):
+                task.cancel()
+            await asyncio.gather(steering, *self._workers, return_exceptions=True)
 
     def want(self, at: int) -> None:
         """Somebody waits for the byte at `at`: what holds it is fetched next, by one more connection if it may be."""
@@ -142,15 +149,14 @@ class Fetch:
                 pass
 
     def _add_worker(self) -> bool:
-        if self._workers is None or not self._lanes.take():
+        if self._over or not self._lanes.take():
             return False
         self._start(None, self._lanes.give_back)
         return True
 
     def _start(self, download: Download | None, ended: Callable[[], object] = lambda: None) -> None:
-        assert self._workers is not None
         self._working += 1
-        self._workers.create_task(self._work(download, ended))
+        self._workers.add(asyncio.create_task(self._work(download, ended)))
 
     async def _work(self, download: Download | None, ended: Callable[[], object]) -> None:
         """One connection: stretch after stretch, until there is none or it is one too many."""

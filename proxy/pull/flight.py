@@ -68,6 +68,7 @@ class Flight:
         self.digest = digest
         self.repository = repository
         self.source = source
+        self.size = 0  # bytes, once opened
         self.verified = False  # whether all of it has landed and hashes to the digest
         self._lanes = lanes
         self._store = store
@@ -86,6 +87,7 @@ class Flight:
         self._opened: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._incoming: IncomingFile | None = None
         self._followers = 0
+        self._fetched = False  # nothing more will land
         self._ended = False
         self._failure: MillpondError | None = None
         self._pulse = asyncio.Event()
@@ -174,16 +176,16 @@ class Flight:
 
     async def _bring(self) -> None:
         try:
-            size = await self._fetch.open()
+            size = self.size = await self._fetch.open()
             incoming = self._incoming = await self._store.begin(self.digest, size)
             self._opened.set_result(size)
             hashing = asyncio.create_task(self._hash(incoming))
             try:
                 await self._fetch.run(partial(_Writer, self._store, incoming, self._advance))
-                await hashing
             finally:
-                hashing.cancel()
-                await asyncio.wait([hashing])
+                self._fetched = True
+                self._wake()
+                await hashing  # never cancelled: a thread may be reading the file
         finally:
             await self._fetch.aclose()
         if not incoming.verified:
@@ -201,6 +203,8 @@ class Flight:
         while incoming.hashed < incoming.size:
             if incoming.hashed < (front := self._landed.front):
                 await self._store.hash(incoming, front)
+            elif self._fetched:
+                return
             else:
                 await self._pulse.wait()
 
@@ -256,7 +260,7 @@ class _Writer:
     async def drain(self) -> None:
         """Wait until all is written. Raises DiskFailure."""
         if self._job is not None:
-            await self._job
+            await asyncio.shield(self._job)  # a thread that writes cannot be called back
 
     async def _write_all(self) -> None:
         while self._batch:

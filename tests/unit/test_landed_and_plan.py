@@ -47,8 +47,9 @@ def test_what_somebody_waits_for_is_handed_out_next_and_the_rest_from_the_front(
     plan.claim()
     assert plan.want(200 * _MIB)
     wanted, following = plan.claim(), plan.claim()
-    assert wanted and wanted.start == 200 * _MIB
-    assert following and following.start == 8 * _MIB
+    assert wanted is not None
+    assert following is not None
+    assert (wanted.start, following.start) == (200 * _MIB, 8 * _MIB)
 
 
 def test_what_is_handed_out_already_cannot_be_wanted() -> None:
@@ -60,8 +61,10 @@ def test_what_is_handed_out_already_cannot_be_wanted() -> None:
 
 def test_what_a_connection_gives_back_is_handed_out_again() -> None:
     plan = Plan(8 * _MIB)
-    assert (stretch := plan.claim())
+    stretch = plan.claim()
+    assert stretch is not None
     assert not plan.unclaimed
     plan.give_back(stretch.start + 5, stretch.stop)
-    assert (again := plan.claim())
+    again = plan.claim()
+    assert again is not None
     assert (again.start, again.stop) == (5, 8 * _MIB)
