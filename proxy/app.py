@@ -75,7 +75,8 @@ async def _serve(settings: Settings) -> None:
         name: TagPolicy(upstream.tag_ttl, upstream.stale_for, upstream.on_deleted == "serve")
         for name, upstream in settings.upstreams.items()
     }
-    blobs = Blobs(cache.blobs, cache.catalog, sources, metrics)
+    connections = {name: upstream.connections_per_blob for name, upstream in settings.upstreams.items()}
+    blobs = Blobs(cache.blobs, cache.catalog, sources, connections=connections, metrics=metrics)
     manifests = Manifests(cache.blobs, cache.catalog, sources, policies=policies, metrics=metrics, clock=clock)
     listings = Listings(manifests, cache.catalog, sources, policies=policies, clock=clock)
     observers = (log_served, count_served(metrics))

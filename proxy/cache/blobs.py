@@ -192,10 +192,17 @@ class BlobStore:
         self._arriving.add(incoming)
         return incoming
 
-    async def append(self, incoming: IncomingFile, chunks: list[bytes], landed: Callable[[int], None]) -> None:
-        """Write and hash the next bytes. Raises DiskFailure, and pauses the store, when the disk refuses."""
+    async def write(self, incoming: IncomingFile, at: int, chunks: list[bytes]) -> None:
+        """Write what has arrived. Raises DiskFailure, and pauses the store, when the disk refuses."""
         try:
-            await self._on_thread(incoming.append, chunks, landed)
+            await self._on_thread(incoming.write, at, chunks)
+        except OSError as error:
+            raise self._pause(error) from error
+
+    async def hash(self, incoming: IncomingFile, front: int) -> None:
+        """Hash what is written up to `front`. Raises DiskFailure, and pauses the store, when the disk refuses."""
+        try:
+            await self._on_thread(incoming.hash_to, front)
         except OSError as error:
             raise self._pause(error) from error
 
@@ -226,7 +233,8 @@ class BlobStore:
             return
         incoming = await self.begin(digest, len(body))
         try:
-            await self.append(incoming, [body], lambda _: None)
+            await self.write(incoming, 0, [body])
+            await self.hash(incoming, len(body))
         except DiskFailure:
             await self.discard(incoming)
             raise
@@ -287,7 +295,7 @@ class BlobStore:
     def _reserve(self, size: int, free: int) -> list[tuple[Digest, _Entry]]:
         """Promise `size` bytes, and name who has to go for them. No await: two arrivals cannot be promised the same."""
         # What others were promised and have not written yet is still counted as free by the file system.
-        unwritten = self._reserved - sum(incoming.hashed for incoming in self._arriving)
+        unwritten = self._reserved - sum(incoming.written for incoming in self._arriving)
         lacking = max(self.accounted + size - self._max_size, unwritten + size + self._min_free - free)
         if lacking > self._stored:
             raise DiskFailure(

@@ -6,10 +6,11 @@ incoming/sha256-abcdef….0.part   content that is still arriving; nothing here 
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -45,35 +46,38 @@ class BlobFile:
 
 
 class IncomingFile:
-    """A blob that is arriving: written once, in order, hashed as it is written, readable meanwhile.
+    """A blob that is arriving: written in any order, read meanwhile, hashed from its start as the gaps close.
 
-    `append` and the methods after it block, and are called one at a time, from threads.
+    `write` may run on several threads at once for different bytes, `hash_to` on one. Both block.
     """
 
     def __init__(self, path: Path, digest: Digest, size: int) -> None:
         self.path = path
         self.digest = digest
         self.size = size
+        self.written = 0  # bytes, wherever they are
         self.hashed = 0  # bytes from the start that `hasher` has seen
         self.hasher = digest.hasher()
         self.file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644), "r+b")
 
-    def append(self, chunks: Sequence[bytes], landed: Callable[[int], None]) -> None:
-        """Write `chunks` behind what is there, tell `landed` where the front is now, then hash them.
-
-        Raises:
-            OSError: the disk refuses. The front stays where `landed` last said.
-        """
-        at = self.hashed
+    def write(self, at: int, chunks: Sequence[bytes]) -> None:
+        """Write `chunks` one behind the other from byte `at` on. Raises OSError when the disk refuses."""
         for chunk in chunks:
             view = memoryview(chunk)
             while view:
                 count = os.pwrite(self.file.fileno(), view, at)
                 view, at = view[count:], at + count
-        landed(at)
-        for chunk in chunks:
-            self.hasher.update(chunk)
-        self.hashed = at
+                self.written += count
+
+    def hash_to(self, front: int) -> None:
+        """Hash what lies between what has been hashed and `front`, as the file has it. Raises OSError."""
+        buffer = memoryview(bytearray(min(_READ, front - self.hashed)))
+        while self.hashed < front:
+            count = os.preadv(self.file.fileno(), [buffer[: front - self.hashed]], self.hashed)
+            if count == 0:
+                raise OSError(errno.EIO, "the file is shorter than what was written")
+            self.hasher.update(buffer[:count])
+            self.hashed += count
 
     @property
     def verified(self) -> bool:

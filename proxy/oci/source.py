@@ -16,13 +16,15 @@ from proxy.oci.names import Reference, Tag
 class BlobStream:
     """An open download. `chunks` yields what follows `start`, in order, as it arrives, never content-decoded.
 
-    `size` is the whole blob's, in bytes, or None where the source does not say. `chunks` may end early or run long:
-    whoever reads verifies. It raises UpstreamFailure when the connection breaks.
+    `size` is the whole blob's, in bytes, or None where the source does not say. `ranged` says that a range was asked
+    for and is what comes. `chunks` may end early or run long: whoever reads verifies. It raises UpstreamFailure when
+    the connection breaks.
     """
 
     size: int | None
     start: int
     chunks: AsyncIterator[bytes]
+    ranged: bool = False
 
 
 class Source(Protocol):
@@ -45,5 +47,10 @@ class Source(Protocol):
     async def blob_size(self, path: str, digest: Digest) -> int:
         """The size of a blob in bytes, without downloading it."""
 
-    def blob(self, path: str, digest: Digest, start: int = 0) -> AbstractAsyncContextManager[BlobStream]:
-        """Open the blob from byte `start`. The stream's own `start` may be 0 when the source ignores ranges."""
+    def blob(
+        self, path: str, digest: Digest, start: int = 0, stop: int | None = None
+    ) -> AbstractAsyncContextManager[BlobStream]:
+        """Open the blob from byte `start` up to and not including `stop`, to its end by default.
+
+        The stream's own `start` is 0, and it goes to the end, when the source ignores ranges.
+        """

@@ -19,6 +19,7 @@ from proxy.oci.names import Repository
 from proxy.oci.source import Source
 from proxy.pull.flight import Flight, Piece, Segment
 from proxy.pull.freshness import Refusals
+from proxy.pull.lanes import Lanes
 from proxy.pull.relay import Relay
 from proxy.pull.shared import Shared
 
@@ -40,11 +41,20 @@ class Blob(Protocol):
 class Blobs:
     """Every blob that a client may have."""
 
-    def __init__(self, store: BlobStore, catalog: Catalog, sources: Mapping[str, Source], metrics: Metrics) -> None:
-        """`sources` has the remote registry for each upstream's name."""
+    def __init__(
+        self,
+        store: BlobStore,
+        catalog: Catalog,
+        sources: Mapping[str, Source],
+        *,
+        connections: Mapping[str, int],
+        metrics: Metrics,
+    ) -> None:
+        """`sources` has the remote registry for each upstream's name, `connections` how many may bring one blob."""
         self._store = store
         self._catalog = catalog
         self._sources = sources
+        self._lanes = {name: Lanes(count) for name, count in connections.items()}
         self._metrics = metrics
         self._flights: dict[Digest, Flight] = {}
         self._refusals = Refusals()
@@ -118,17 +128,18 @@ class Blobs:
             known,
             repository,
             self._sources[repository.upstream],
+            lanes=self._lanes[repository.upstream],
             store=self._store,
             metrics=self._metrics,
-            landed=self._landed,
+            ended=self._ended,
         )
         self._flights[digest] = flight
         flight.start()
         return flight
 
-    def _landed(self, flight: Flight) -> None:
+    def _ended(self, flight: Flight) -> None:
         if flight.verified:
-            self._catalog.add_blob(flight.repository, flight.digest, flight.front)
+            self._catalog.add_blob(flight.repository, flight.digest, flight.size)
         del self._flights[flight.digest]
 
     async def _confirm(self, repository: Repository, digest: Digest) -> int:

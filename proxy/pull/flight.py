@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -22,7 +21,9 @@ from proxy.oci.digest import Digest, Hasher
 from proxy.oci.errors import DiskFailure, MillpondError, UpstreamInvalid, UpstreamTimeout, UpstreamUnreachable
 from proxy.oci.names import Repository
 from proxy.oci.source import Source
-from proxy.pull.download import Download
+from proxy.pull.fetch import Fetch
+from proxy.pull.landed import Landed
+from proxy.pull.lanes import Lanes
 
 if TYPE_CHECKING:
     from io import FileIO
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 # be wrong be refused with a clean status, before any of it was sent.
 _HELD_BACK: Final = 1 << 20
 # Received and not yet written. Enough to keep upstream and disk busy at once, little enough for many flights.
-_BUFFER: Final = 4 << 20
+_BUFFER: Final = 2 << 20
 # No follower waits longer than this for the next byte; every wait inside the flight has a shorter deadline.
 _FOLLOW_SECONDS: Final = 300.0
 
@@ -58,28 +59,36 @@ class Flight:
         repository: Repository,
         source: Source,
         *,
+        lanes: Lanes,
         store: BlobStore,
         metrics: Metrics,
-        landed: Callable[[Flight], None],
+        ended: Callable[[Flight], None],
     ) -> None:
-        """`expected` is the size in bytes that a descriptor states. `landed` is called once the flight has ended."""
+        """`expected` is the size in bytes that a descriptor states. `ended` is called once it has."""
         self.digest = digest
         self.repository = repository
         self.source = source
-        self.front = 0  # bytes from the start that are in the file
+        self.size = 0  # bytes, once opened
+        self.verified = False  # whether all of it has landed and hashes to the digest
+        self._lanes = lanes
         self._store = store
         self._metrics = metrics
-        self._landed = landed
-        self._download = Download(
-            partial(source.blob, repository.path, digest),
+        self._ended_with = ended
+        self._fetch = Fetch(
+            source,
+            repository,
+            digest,
             expected=expected,
+            lanes=lanes,
             broke=metrics.resumes.labels(repository.upstream).inc,
+            received=metrics.fetched_bytes.labels(repository.upstream).inc,
         )
+        self._landed = Landed()
         self._opened: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._incoming: IncomingFile | None = None
         self._followers = 0
+        self._fetched = False  # nothing more will land
         self._ended = False
-        self.verified = False  # whether all of it has landed and hashes to the digest
         self._failure: MillpondError | None = None
         self._pulse = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -97,7 +106,7 @@ class Flight:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def arrived(self) -> tuple[Hasher, int]:
-        """The hash state over the bytes that are in the file, and their number: where somebody else can take over."""
+        """The hash state over the first bytes of the file, and their number: where somebody else can take over."""
         assert self._incoming is not None
         return self._incoming.hasher.copy(), self._incoming.hashed
 
@@ -117,15 +126,18 @@ class Flight:
             at = start
             while at < stop or (stop == size and not self.verified):
                 inner = stop < size or self.verified
-                limit = min(stop, self.front if inner else min(self.front, size - _HELD_BACK))
+                reach = self._landed.reach(at)
+                limit = min(stop, reach if inner else min(reach, size - _HELD_BACK))
                 if isinstance(self._failure, DiskFailure):
-                    limit = min(stop, self.front, size - 1)
+                    limit = min(stop, reach, size - 1)
                 if limit > at:
                     yield Segment(self._incoming.file, at, limit - at)
                     at = limit
                 elif self._failure is not None:
                     raise self._failure
                 else:
+                    if reach == at:
+                        self._fetch.want(at)
                     await self._progress()
         finally:
             self._followers -= 1
@@ -144,8 +156,7 @@ class Flight:
 
     async def _run(self) -> None:
         try:
-            async with self._download as download:
-                await self._fetch(download)
+            await self._bring()
             await self._keep()
         except MillpondError as error:
             self._fail(error)
@@ -158,37 +169,44 @@ class Flight:
         finally:
             # Synchronous up to here from the moment the store had the blob: no request can find neither.
             self._ended = True
-            self._landed(self)
+            self._ended_with(self)
             if self._incoming is not None and not self.verified:
                 await asyncio.shield(self._store.discard(self._incoming))
             self._close_when_unused()
 
-    async def _fetch(self, download: Download) -> None:
-        await download.open()
-        size = download.size
-        if size is None:
-            size = download.size = await self.source.blob_size(self.repository.path, self.digest)
-        incoming = self._incoming = await self._store.begin(self.digest, size)
-        self._opened.set_result(size)
-        writer = _Writer(self._store, incoming, self._advance)
-        fetched = self._metrics.fetched_bytes.labels(self.repository.upstream)
+    async def _bring(self) -> None:
         try:
-            async with aclosing(aiter(download)) as chunks:
-                async for chunk in chunks:
-                    fetched.inc(len(chunk))
-                    await writer.write(chunk)
+            size = self.size = await self._fetch.open()
+            incoming = self._incoming = await self._store.begin(self.digest, size)
+            self._opened.set_result(size)
+            hashing = asyncio.create_task(self._hash(incoming))
+            try:
+                await self._fetch.run(partial(_Writer, self._store, incoming, self._advance))
+            finally:
+                self._fetched = True
+                self._wake()
+                await hashing  # never cancelled: a thread may be reading the file
         finally:
-            await writer.drain()
+            await self._fetch.aclose()
         if not incoming.verified:
+            self._lanes.beware()  # ranges that are not what they say would look just like this
             self._metrics.unverified.labels("upstream").inc()
             structlog.get_logger().error(
                 "upstream sent wrong bytes", digest=self.digest, repository=str(self.repository), size=size
             )
-            raise UpstreamInvalid(
-                f"the bytes that upstream sent do not hash to {self.digest}; nothing of them was kept"
-            )
+            raise UpstreamInvalid(f"the bytes that upstream sent do not hash to {self.digest}; none were kept")
         self.verified = True
         self._wake()
+
+    async def _hash(self, incoming: IncomingFile) -> None:
+        """Follow the front, beside everything else."""
+        while incoming.hashed < incoming.size:
+            if incoming.hashed < (front := self._landed.front):
+                await self._store.hash(incoming, front)
+            elif self._fetched:
+                return
+            else:
+                await self._pulse.wait()
 
     async def _keep(self) -> None:
         assert self._incoming is not None
@@ -199,8 +217,8 @@ class Flight:
             self._metrics.dropped.inc()
             structlog.get_logger().error("blob not kept", digest=self.digest, reason=str(error))
 
-    def _advance(self, front: int) -> None:
-        self.front = front
+    def _advance(self, start: int, stop: int) -> None:
+        self._landed.add(start, stop)
         self._wake()
 
     def _fail(self, error: MillpondError) -> None:
@@ -219,11 +237,12 @@ class Flight:
 class _Writer:
     """Writes on threads while more arrives: what came during one write goes out with the next."""
 
-    def __init__(self, store: BlobStore, incoming: IncomingFile, advance: Callable[[int], None]) -> None:
+    def __init__(self, store: BlobStore, incoming: IncomingFile, landed: Callable[[int, int], None], at: int) -> None:
+        """`at` is where the first chunk belongs; `landed(start, stop)` is told of what is in the file."""
         self._store = store
         self._incoming = incoming
-        self._advance = advance
-        self._loop = asyncio.get_running_loop()
+        self._landed = landed
+        self._at = at
         self._batch: list[bytes] = []
         self._buffered = 0
         self._job: asyncio.Task[None] | None = None
@@ -233,23 +252,20 @@ class _Writer:
         self._batch.append(chunk)
         self._buffered += len(chunk)
         if self._job is None or self._job.done():
-            await self._finish()
-            self._job = self._loop.create_task(self._write_all())
+            await self.drain()
+            self._job = asyncio.create_task(self._write_all())
         elif self._buffered > _BUFFER:
-            await self._finish()
+            await self.drain()
 
     async def drain(self) -> None:
-        """Wait until all is written and hashed. Raises DiskFailure."""
-        await self._finish()
-
-    async def _finish(self) -> None:
+        """Wait until all is written. Raises DiskFailure."""
         if self._job is not None:
-            await self._job
+            await asyncio.shield(self._job)  # a thread that writes cannot be called back
 
     async def _write_all(self) -> None:
         while self._batch:
-            batch, self._batch, self._buffered = self._batch, [], 0
-            await self._store.append(self._incoming, batch, self._landed)
-
-    def _landed(self, front: int) -> None:
-        self._loop.call_soon_threadsafe(self._advance, front)
+            batch, size = self._batch, self._buffered
+            self._batch, self._buffered = [], 0
+            await self._store.write(self._incoming, self._at, batch)
+            self._landed(self._at, self._at + size)
+            self._at += size

@@ -113,14 +113,18 @@ class Registry:
         return size
 
     @asynccontextmanager
-    async def blob(self, path: str, digest: Digest, start: int = 0) -> AsyncIterator[BlobStream]:
-        """Open the blob from byte `start`; from 0 where upstream ignores ranges. Redirects are resolved anew each time.
+    async def blob(
+        self, path: str, digest: Digest, start: int = 0, stop: int | None = None
+    ) -> AsyncIterator[BlobStream]:
+        """Open the blob from `start` to `stop`; all of it where upstream ignores ranges. Redirects are resolved anew.
 
         Leaving early closes the connection. Only the opening is retried: what breaks later is the reader's to resume.
         """
-        async with await self._blob("GET", path, digest, f"bytes={start}-" if start else None) as reply:
+        last = "" if stop is None else stop - 1
+        range_ = f"bytes={start}-{last}" if start or stop is not None else None
+        async with await self._blob("GET", path, digest, range_) as reply:
             if reply.status == 206:
-                yield BlobStream(self._size_after(reply, start), start, reply)
+                yield BlobStream(self._size_after(reply, start), start, reply, ranged=True)
             elif reply.status == 200:
                 yield BlobStream(reply.length, 0, reply)
             else:
