@@ -1,8 +1,7 @@
 """The whole configuration: every key, every default and every check. Only `proxy.app` and `proxy.cli` import it."""
 
 from proxy.settings.ecr import Ecr, RepositoryTemplate, Target
-from proxy.settings.loading import load
-from proxy.settings.model import Admin, Cache, Log, Registry, Settings, Tls, Upstream
+from proxy.settings.model import Admin, Cache, Log, Registry, Settings, Tls, Upstream, load
 from proxy.settings.problems import Problem, SettingsError
 from proxy.settings.values import Listen, Size
 

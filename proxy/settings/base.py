@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+
+NESTING: Final = "__"  # between the parts of a key in an environment variable
 
 
 class Section(BaseModel):
@@ -27,8 +31,21 @@ class Misfit(ValueError):
         self.value = value
 
 
+def flat(key: str) -> str:
+    """`key` as the name of an environment variable can hold it, but in lower case."""
+    return re.sub(r"[^a-z0-9]", "_", key)
+
+
+def entries(value: object) -> object:
+    """A mapping from "0", "1", … is a list too: environment variables name single entries so."""
+    if isinstance(value, Mapping) and value and set(value) == {str(index) for index in range(len(value))}:
+        return [value[str(index)] for index in range(len(value))]
+    return value
+
+
 def as_list(value: object) -> object:
     """`a, b` is a list too: an environment variable has no other way to write one."""
+    value = entries(value)
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     return value

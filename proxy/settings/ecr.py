@@ -11,12 +11,12 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, model_validator
 
-from proxy.settings.base import Misfit, Section, as_list
+from proxy.settings.base import Misfit, Section, as_list, entries
 from proxy.settings.values import base_url, readable_file
 
 # ECR's own limits (PutLifecyclePolicy, SetRepositoryPolicy, TagResource, image tag mutability filters).
-LIFECYCLE_POLICY_CHARACTERS: Final = (100, 30_720)
-REPOSITORY_POLICY_CHARACTERS: Final = (2, 10_240)
+LIFECYCLE_POLICY: Final = (100, 30_720)  # characters
+REPOSITORY_POLICY: Final = (2, 10_240)  # characters
 MAX_TAGS: Final = 50
 MAX_EXCLUSIONS: Final = 5
 MAX_EXCLUSION: Final = 128
@@ -66,18 +66,22 @@ def _platforms(value: Any) -> str | tuple[str, ...]:
     raise ValueError("not a choice of platforms; write all, pulled, or a list such as [linux/amd64, linux/arm64/v8]")
 
 
-def _policy(file: Path, limits: tuple[int, int]) -> Path:
-    low, high = limits
-    try:
-        text = file.read_text(encoding="utf-8")
-        document = json.loads(text)
-    except (ValueError, RecursionError):
-        raise ValueError("this file is not JSON; write the policy document as JSON") from None
-    if not isinstance(document, dict):
-        raise ValueError("this file is not a policy; write a JSON object")
-    if not low <= len(text) <= high:
-        raise ValueError(f"this file has {len(text)} characters; ECR takes {low} to {high}")
-    return file
+def _policy(low: int, high: int) -> AfterValidator:
+    """A validator of a file that holds a JSON object of so many characters."""
+
+    def check(file: Path) -> Path:
+        try:
+            text = file.read_text(encoding="utf-8")
+            document = json.loads(text)
+        except (ValueError, RecursionError):
+            raise ValueError("this file is not JSON; write the policy document as JSON") from None
+        if not isinstance(document, dict):
+            raise ValueError("this file is not a policy; write a JSON object")
+        if not low <= len(text) <= high:
+            raise ValueError(f"this file has {len(text)} characters; ECR takes {low} to {high}")
+        return file
+
+    return AfterValidator(check)
 
 
 def _tags(value: Any) -> Mapping[str, str]:
@@ -92,14 +96,6 @@ def _tags(value: Any) -> Mapping[str, str]:
                 f"not begin with aws:, a value has at most {MAX_TAG_VALUE}"
             )
     return MappingProxyType(dict(value))
-
-
-def _lifecycle_policy(file: Path) -> Path:
-    return _policy(file, LIFECYCLE_POLICY_CHARACTERS)
-
-
-def _repository_policy(file: Path) -> Path:
-    return _policy(file, REPOSITORY_POLICY_CHARACTERS)
 
 
 Exclusion = Annotated[
@@ -118,10 +114,8 @@ class RepositoryTemplate(Section):
     scan_on_push: bool = True
     tag_mutability: Literal["MUTABLE", "IMMUTABLE", "IMMUTABLE_WITH_EXCLUSION", "MUTABLE_WITH_EXCLUSION"] = "MUTABLE"
     exclusions: Annotated[tuple[Exclusion, ...], BeforeValidator(as_list), Field(max_length=MAX_EXCLUSIONS)] = ()
-    lifecycle_policy_file: Annotated[Path, PlainValidator(readable_file), AfterValidator(_lifecycle_policy)] | None = (
-        None
-    )
-    policy_file: Annotated[Path, PlainValidator(readable_file), AfterValidator(_repository_policy)] | None = None
+    lifecycle_policy_file: Annotated[Path, PlainValidator(readable_file), _policy(*LIFECYCLE_POLICY)] | None = None
+    policy_file: Annotated[Path, PlainValidator(readable_file), _policy(*REPOSITORY_POLICY)] | None = None
     tags: Annotated[Mapping[str, str], PlainValidator(_tags)] = Field(default_factory=lambda: MappingProxyType({}))
 
     @model_validator(mode="after")
@@ -157,7 +151,7 @@ class Target(Section):
 class Ecr(Section):
     """No target means no ECR."""
 
-    targets: tuple[Target, ...] = ()
+    targets: Annotated[tuple[Target, ...], BeforeValidator(entries)] = ()
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BeforeValidator, Field, PlainValidator, SecretStr, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from proxy.settings.base import Misfit, Section, WholeNumber, as_list
+from proxy.settings.base import NESTING, Misfit, Section, WholeNumber, as_list
+from proxy.settings.defaults import default_directory, with_built_in
 from proxy.settings.ecr import Ecr
+from proxy.settings.problems import explain
+from proxy.settings.sources import CONFIG_VARIABLE, PREFIX, ConfigFile, Environment, origins
 from proxy.settings.values import (
     Listen,
     Size,
@@ -81,9 +86,11 @@ class Admin(Section):
 
 
 class Cache(Section):
-    """The disk cache. `directory` is chosen by `load` when it is not set."""
+    """The disk cache."""
 
-    directory: Annotated[Path, PlainValidator(path)]
+    directory: Annotated[Path, PlainValidator(lambda value: default_directory() if value is None else path(value))] = (
+        Field(default_factory=default_directory)
+    )
     max_size: Annotated[Size, PlainValidator(positive_size)] = Size.parse("50GiB")
     min_free: Annotated[Size, PlainValidator(Size.parse)] = Size.parse("2GiB")
 
@@ -126,16 +133,38 @@ class Upstream(Section):
         return self
 
 
-class Settings(Section):
+class Settings(BaseSettings, Section):
     """The whole configuration. `upstreams` holds the built-in ones too, unless they were removed with null."""
+
+    # A file's keys are taken as they are written; `Environment` decodes.
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter=NESTING,
+        env_parse_none_str="null",
+        case_sensitive=True,
+        enable_decoding=False,
+    )
 
     registry: Registry = Field(default_factory=Registry)
     admin: Admin = Field(default_factory=Admin)
-    cache: Cache
+    cache: Cache = Field(default_factory=Cache)
     default_upstream: str = "docker.io"
-    upstreams: Mapping[Annotated[str, PlainValidator(host)], Upstream]
+    upstreams: Annotated[Mapping[Annotated[str, PlainValidator(host)], Upstream], BeforeValidator(with_built_in)] = (
+        Field(default_factory=dict)
+    )
     ecr: Ecr = Field(default_factory=Ecr)
     log: Log = Field(default_factory=Log)
+
+    def __init__(self, config_file: Path | None, environ: Mapping[str, str]) -> None:
+        # As text: the path "." would mean no file to pydantic-settings.
+        super().__init__(config_file=config_file and str(config_file), environ=environ)
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: Any, *_: Any, **__: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = ConfigFile(settings_cls, init_settings.init_kwargs["config_file"])
+        return Environment(settings_cls, init_settings.init_kwargs["environ"], file.yaml_data.get("upstreams")), file
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -162,3 +191,19 @@ class Settings(Section):
                     message = f"this name already means {owners[alias]}; every name and alias must be unique"
                     raise Misfit(("upstreams", name, "aliases"), alias, message)
                 owners[alias] = name
+
+
+def load(config_file: Path | None, environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings of `config_file` (else of the file that MILLPOND_CONFIG names, else none) under the variables
+    of `environ`, by default the process's own.
+
+    Raises:
+        SettingsError: the file or the environment cannot be used; the message lists every problem found.
+    """
+    environ = os.environ if environ is None else environ
+    if config_file is None and environ.get(CONFIG_VARIABLE):
+        config_file = Path(environ[CONFIG_VARIABLE])
+    try:
+        return Settings(config_file, environ)
+    except ValidationError as error:
+        raise explain(error, Settings, origins(environ)) from None

@@ -11,7 +11,7 @@ from typing import Any, Final, get_args
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from proxy.settings.base import Misfit, Section
+from proxy.settings.base import NESTING, Misfit, Section, flat
 
 Path = tuple[str | int, ...]
 
@@ -63,8 +63,8 @@ class SettingsError(Exception):
         self.problems = tuple(problems)
 
 
-def explain(error: ValidationError, model: type[Section], variables: Mapping[Path, str]) -> SettingsError:
-    """`variables` names the environment variable that set a key, so that the message can name it too."""
+def explain(error: ValidationError, model: type[Section], variables: Mapping[str, str]) -> SettingsError:
+    """`variables` names the environment variable that set a key, by its `flat` path, for the message to name it."""
     return SettingsError([_problem(details, model, variables) for details in error.errors(include_url=False)])
 
 
@@ -100,7 +100,7 @@ def suggest(word: str, known: Sequence[str]) -> str:
     return f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
 
 
-def _problem(details: ErrorDetails, model: type[Section], variables: Mapping[Path, str]) -> Problem:
+def _problem(details: ErrorDetails, model: type[Section], variables: Mapping[str, str]) -> Problem:
     kind, context = details["type"], details.get("ctx", {})
     path = tuple(part for part in details["loc"] if part != "[key]")  # pydantic's marker of a mapping's bad key
     value: object = details["input"] if kind != "missing" else _ABSENT
@@ -118,7 +118,8 @@ def _problem(details: ErrorDetails, model: type[Section], variables: Mapping[Pat
         message = f"not a mapping; write a mapping with the keys {', '.join(_section_at(model, path).model_fields)}"
     else:
         message = _MEANINGS[kind].format(**context) if kind in _MEANINGS else details["msg"]
-    origin = next((name for end in range(len(path), 0, -1) if (name := variables.get(path[:end]))), None)
+    above = (flat(NESTING.join(map(str, path[:end]))) for end in range(len(path), 0, -1))
+    origin = next((variables[key] for key in above if key in variables), None)
     key = f"{spelled(path)} (set by {origin})" if origin else spelled(path)
     return Problem(key, message, "" if value is _ABSENT else shown(path, value))
 

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 from proxy.settings import Settings, load
 from proxy.settings.base import Section
-from proxy.settings.loading import BUILT_IN
+from proxy.settings.defaults import BUILT_IN
 
 ROOT: Final = Path(__file__).parents[2]
 CLIENTS: Final = ROOT / "config" / "clients"

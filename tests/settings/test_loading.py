@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from proxy.settings import Listen, Size, load
-from proxy.settings.loading import default_directory
+from proxy.settings.defaults import default_directory
 from tests.settings.conftest import Load
 
 
@@ -188,7 +188,7 @@ def test_the_cache_directory_is_the_users_when_the_systems_is_not_writable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Root may write everywhere, so that the system's answer is what is replaced here."""
-    monkeypatch.setattr("proxy.settings.loading.os.access", lambda *_: False)
+    monkeypatch.setattr("proxy.settings.defaults.os.access", lambda *_: False)
     assert default_directory({"HOME": "/home/me"}, tmp_path) == Path("/home/me/.cache/millpond")
 
 
@@ -207,3 +207,25 @@ def test_the_cache_directory_that_is_named_wins(loaded: Load) -> None:
 def test_a_merge_key_of_yaml_is_not_a_duplicate(loaded: Load) -> None:
     upstreams = loaded("upstreams:\n  a: &x {tag_ttl: 1m}\n  b: {<<: *x, tag_ttl: 2m}").upstreams
     assert (upstreams["a"].tag_ttl, upstreams["b"].tag_ttl) == (60, 120)
+
+
+def test_the_environment_changes_one_entry_of_a_list_in_the_file(loaded: Load) -> None:
+    targets = "[{name: a, account: '111122223333', region: us-east-1}, {name: b, account: '1', region: us-east-1}]"
+    ecr = loaded(f"ecr: {{targets: {targets}}}", MILLPOND_ECR__TARGETS__1__ACCOUNT="444455556666").ecr
+    assert [(target.name, target.account) for target in ecr.targets] == [("a", "111122223333"), ("b", "444455556666")]
+
+
+def test_null_in_the_environment_takes_back_what_the_file_says(loaded: Load) -> None:
+    target = "{name: a, account: '111122223333', region: us-east-1}"
+    assert loaded(f"ecr: {{targets: [{target}]}}", MILLPOND_ECR="null").ecr.targets == ()
+    upstream = loaded("upstreams: {ghcr.io: {ca_file: /no}}", MILLPOND_UPSTREAMS__GHCR_IO__CA_FILE="null").upstreams
+    assert upstream["ghcr.io"].ca_file is None
+
+
+def test_a_key_wins_over_the_same_key_of_a_section_in_json(loaded: Load) -> None:
+    environ = {
+        "MILLPOND_UPSTREAMS__LAN": '{"url": "http://10.0.0.1", "tag_ttl": 1}',
+        "MILLPOND_UPSTREAMS__LAN__TAG_TTL": "2",
+    }
+    lan = loaded(**environ).upstreams["lan"]
+    assert (lan.url, lan.tag_ttl) == ("http://10.0.0.1", 2)

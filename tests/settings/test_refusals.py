@@ -280,6 +280,23 @@ def test_an_unknown_variable_is_named_with_the_one_that_was_meant(refusal: Refus
     assert line.startswith("MILLPOND_FOO -> unknown environment variable; known: MILLPOND_CONFIG, MILLPOND_REGISTRY")
 
 
+def test_a_variable_that_could_have_no_effect_is_refused(refusal: Refusal) -> None:
+    assert refusal(MILLPOND_DEFAULT_UPSTREAM__X="1") == [
+        "MILLPOND_DEFAULT_UPSTREAM__X -> unknown environment variable; did you mean MILLPOND_DEFAULT_UPSTREAM?"
+    ]
+    (line,) = refusal(MILLPOND_ECR__TARGETS="[]", MILLPOND_ECR__TARGETS__0__NAME="a")
+    assert line.startswith("MILLPOND_ECR__TARGETS__0__NAME -> a key above this one is set as a whole; keep one")
+    (line,) = refusal(MILLPOND_CACHE__MAX_SIZE__X="1")
+    assert line.startswith("cache.max_size -> not a size; write")
+
+
+def test_a_variable_for_an_entry_of_a_list_is_named(refusal: Refusal) -> None:
+    (line,) = refusal(f"ecr: {{targets: [{{{TARGET}}}]}}", MILLPOND_ECR__TARGETS__0__REGION="nowhere")
+    assert line.startswith("ecr.targets[0].region (set by MILLPOND_ECR__TARGETS__0__REGION): 'nowhere' -> not an AWS")
+    (line,) = refusal(f"ecr: {{targets: [{{{TARGET}}}]}}", MILLPOND_ECR__TARGETS__2__NAME="a")
+    assert line.startswith("ecr.targets: a mapping -> not a list; write a list")
+
+
 def test_a_password_in_the_configuration_file_is_refused(refusal: Refusal) -> None:
     """Invariant S: such a file gets copied and committed."""
     (line,) = refusal("upstreams: {a: {username: me, password: s3cret}}")
@@ -327,6 +344,8 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         load(None, {"MILLPOND_CONFIG": str(tmp_path / "missing.yaml")})
     with pytest.raises(SettingsError, match=r"cannot be read \(Is a directory\); change its path"):
         load(tmp_path, {})
+    with pytest.raises(SettingsError, match=r"cannot be read \(Is a directory\); change its path"):
+        load(Path(), {})
 
 
 @pytest.mark.parametrize(
