@@ -28,7 +28,7 @@ from proxy.pull.manifests import Manifests
 from proxy.server import Limits, Listener, ListenError, Server
 from proxy.settings import Settings
 from proxy.upstream.client import Registry
-from proxy.upstream.endpoint import Endpoint, Observer
+from proxy.upstream.endpoint import Endpoint, Observer, Timeouts
 
 
 def run(settings: Settings) -> int:
@@ -54,6 +54,7 @@ def registries(settings: Settings, observer: Observer | None = None) -> dict[str
                 username=upstream.username,
                 password=upstream.password.get_secret_value() if upstream.password else None,
             ),
+            timeouts=Timeouts(connect=upstream.connect_timeout, read=upstream.read_timeout),
             observer=observer,
         )
         for name, upstream in settings.upstreams.items()

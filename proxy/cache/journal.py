@@ -39,6 +39,8 @@ class Journal:
 
     async def run(self) -> None:
         """Write until cancelled."""
+        with contextlib.suppress(OSError):  # to be ready: a new database takes a while to make
+            await self._on_thread(partial(self._ledger.write, {}))
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LAZY_SECONDS):

@@ -14,7 +14,7 @@ from proxy.cache.catalog import Catalog
 from proxy.cache.files import BlobFile
 from proxy.observe.metrics import Metrics
 from proxy.oci.digest import Digest
-from proxy.oci.errors import Denied, DiskFailure, Unknown, UpstreamInvalid
+from proxy.oci.errors import Denied, DiskFailure, Unknown, UpstreamFailure, UpstreamInvalid
 from proxy.oci.names import Repository
 from proxy.oci.source import Source
 from proxy.pull.flight import Flight, Piece, Segment
@@ -85,6 +85,8 @@ class Blobs:
                     known = await self._confirm(repository, digest)
                 elif file := await self._store.open(digest):
                     return _Cached(file)
+                elif digest in self._store:  # and still there: the disk does not give it out at the moment
+                    return self._pass(repository, digest, known)
                 continue
             if flight is not None and known is None and flight.repository != repository:
                 known = await self._confirm(repository, digest)
@@ -95,6 +97,10 @@ class Blobs:
                 # What one repository does not have, another may: the flight was somebody else's.
                 if flight is None or flight.repository == repository:
                     raise
+            except (UpstreamFailure, UpstreamInvalid):
+                # The same goes for another upstream's outage.
+                if flight is None or flight.repository.upstream == repository.upstream:
+                    raise
 
     async def close(self) -> None:
         """End every flight; followers are told."""
@@ -103,11 +109,10 @@ class Blobs:
 
     async def _fly(self, flight: Flight | None, repository: Repository, digest: Digest, known: int | None) -> Blob:
         origin: Origin = "upstream" if flight is None else "joined"
-        source = self._sources[repository.upstream]
         if flight is None:
             self._refusals.check(repository, digest)
             if known is not None and not self._store.admits(known):
-                return _Passing(Relay(source, repository, digest, known, self._metrics), known)
+                return self._pass(repository, digest, known)
             flight = self._start(repository, digest, known)
         else:
             self._metrics.flight_joins.inc()
@@ -116,11 +121,17 @@ class Blobs:
         except DiskFailure:
             if known is None:
                 known = await self._confirm(repository, digest)
-            return _Passing(Relay(source, repository, digest, known, self._metrics), known)
+            return self._pass(repository, digest, known)
         except (Unknown, Denied) as refusal:
             self._refusals.remember(flight.repository, digest, refusal=refusal)
             raise
-        return _Flying(flight, Relay(source, repository, digest, size, self._metrics), size, origin)
+        return _Flying(flight, self._relay(repository, digest, size), size, origin)
+
+    def _pass(self, repository: Repository, digest: Digest, size: int) -> Blob:
+        return _Passing(self._relay(repository, digest, size), size)
+
+    def _relay(self, repository: Repository, digest: Digest, size: int) -> Relay:
+        return Relay(self._sources[repository.upstream], repository, digest, size, self._metrics)
 
     def _start(self, repository: Repository, digest: Digest, known: int | None) -> Flight:
         flight = Flight(

@@ -10,11 +10,11 @@ import structlog
 
 from proxy.cache.catalog import Catalog, TagRecord
 from proxy.oci.digest import Digest
-from proxy.oci.errors import Unknown, UpstreamFailure, UpstreamInvalid
+from proxy.oci.errors import Denied, Unknown, UpstreamFailure, UpstreamInvalid
 from proxy.oci.manifest import OCI_INDEX, Manifest, parse_manifest
 from proxy.oci.names import Repository
 from proxy.pull.blobs import Origin
-from proxy.pull.freshness import TagPolicy
+from proxy.pull.freshness import Refusals, TagPolicy
 from proxy.pull.manifests import Answer, Manifests
 from proxy.pull.shared import Shared
 from proxy.upstream.client import Registry
@@ -46,6 +46,7 @@ class Listings:
         self._registries = registries
         self._policies = policies
         self._clock = clock
+        self._refusals = Refusals()
         self._fetches: Shared[Manifest] = Shared()
 
     async def tags(self, repository: Repository, limit: int, after: str | None) -> Names:
@@ -96,7 +97,12 @@ class Listings:
         await self._fetches.close()
 
     async def _fetch(self, repository: Repository, digest: Digest, name: str) -> Manifest:
-        answer = await self._registries[repository.upstream].referrers(repository.path, digest, None)
+        self._refusals.check(repository, digest)
+        try:
+            answer = await self._registries[repository.upstream].referrers(repository.path, digest, None)
+        except (Unknown, Denied) as refusal:
+            self._refusals.remember(repository, digest, refusal=refusal)
+            raise
         index = parse_manifest(answer.body, OCI_INDEX)
         await self._manifests.keep(repository, index)
         self._catalog.set_tag(repository, name, TagRecord(index.digest, self._clock()))

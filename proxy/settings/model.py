@@ -112,6 +112,8 @@ class Upstream(Section):
     username: Annotated[str, Field(min_length=1)] | None = None
     password: SecretStr | None = None  # from the environment, or what password_file held when it was loaded
     password_file: ReadableFile | None = None
+    connect_timeout: Deadline = 10.0
+    read_timeout: Deadline = 30.0
     tag_ttl: Seconds = 5 * MINUTE
     stale_for: Seconds = 7 * DAY
     on_deleted: Literal["not_found", "serve"] = "not_found"
