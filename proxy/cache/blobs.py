@@ -1,6 +1,6 @@
 """The blob store: what is on disk, how much may be, and what has to go when more arrives.
 
-The index of what is there lives in memory, in order of last use; files are opened, written and removed on threads.
+Files are opened, written and removed on threads; what is there is looked up in the index, in memory.
 When the disk cannot be used the store says so (`DiskFailure`), and pulls pass through.
 """
 
@@ -9,16 +9,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import structlog
 
 from proxy.cache.files import BlobFile, Files, Found, IncomingFile
-from proxy.cache.ledger import Record
+from proxy.cache.index import Entry, Index
 from proxy.observe.metrics import Metrics
 from proxy.oci.digest import Digest
 from proxy.oci.errors import DiskFailure
@@ -33,48 +31,32 @@ _NOT_THE_FILES_FAULT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOME
 _PAUSE_SECONDS: Final = 30.0
 
 
-@dataclass(slots=True)
-class _Entry:
-    size: int
-    changed: int
-    used: float
-
-
 class BlobStore:
     """Verified blobs by digest, within a budget of bytes, least recently used first to go."""
 
     def __init__(
         self,
         files: Files | None,
+        index: Index,
         *,
         max_size: int,
         min_free: int,
-        note: Callable[..., None],
-        forgotten: Callable[[Digest], None],
         metrics: Metrics,
-        clock: Callable[[], float],
         off: str = "",
     ) -> None:
-        """`files` None turns the store off for good, for the reason `off`. Sizes are in bytes.
-
-        `note(key, record, lazy=)` writes behind to the ledger; `forgotten(digest)` is told of what is gone.
-        """
+        """`files` None turns the store off for good, for the reason `off`. Sizes are in bytes."""
         self._files = files
         self._off = off
         self._max_size = max_size
         self._min_free = min_free
-        self._note = note
-        self._forgotten = forgotten
         self._metrics = metrics
-        self._clock = clock
-        self._entries: OrderedDict[Digest, _Entry] = OrderedDict()
-        self._stored = 0  # bytes of all entries
+        self._index = index
         self._reserved = 0  # bytes promised to what is arriving
         self._arriving: set[IncomingFile] = set()
         self._paused_until = 0.0
         self._threads = ThreadPoolExecutor(_THREADS, "disk")
         metrics.cache_bytes.set_function(lambda: self.accounted)
-        metrics.cache_blobs.set_function(lambda: len(self._entries))
+        metrics.cache_blobs.set_function(lambda: len(index))
         metrics.cache_up.set_function(lambda: not self.trouble)
 
     # What is there
@@ -82,7 +64,7 @@ class BlobStore:
     @property
     def accounted(self) -> int:
         """Bytes accounted for: stored, and promised to what is arriving."""
-        return self._stored + self._reserved
+        return self._index.bytes + self._reserved
 
     @property
     def trouble(self) -> str:
@@ -92,26 +74,26 @@ class BlobStore:
         return ""
 
     def __contains__(self, digest: Digest) -> bool:
-        return digest in self._entries
+        return digest in self._index
 
     def size(self, digest: Digest) -> int:
         """The size of a blob that is there, in bytes. Raises KeyError when it is not."""
-        return self._entries[digest].size
+        entry = self._index.get(digest)
+        if entry is None:
+            raise KeyError(digest)
+        return entry.size
 
     def digests(self) -> list[Digest]:
         """What is there now, least recently used first."""
-        return list(self._entries)
+        return list(self._index)
 
     def touch(self, digest: Digest) -> None:
         """Remember that the blob was used just now. Costs no I/O."""
-        if entry := self._entries.get(digest):
-            entry.used = self._clock()
-            self._entries.move_to_end(digest)
-            self._note_entry(digest, entry, lazy=True)
+        self._index.touch(digest)
 
     async def open(self, digest: Digest) -> BlobFile | None:
         """The blob for reading, checked against the index; None where it is not there, or not what it was."""
-        if self._files is None or digest not in self._entries:
+        if self._files is None or digest not in self._index:
             return None
         try:
             found = await self._on_thread(self._files.open, digest)
@@ -120,11 +102,11 @@ class BlobStore:
                 await self.evict(digest)
             self._pause(error)
             return None
-        entry = self._entries.get(digest)
+        entry = self._index.get(digest)
         if found is None or entry is None:
             if found is not None:
                 found.close()
-            self._forget(digest)
+            self._index.forget(digest)
             return None
         if found.size != entry.size:
             await self._distrust(digest)
@@ -185,7 +167,7 @@ class BlobStore:
             incoming = await self._on_thread(self._files.incoming, digest, size)
         except BaseException as error:
             self._reserved -= size
-            self._readmit(victims)
+            self._index.readmit(reversed(victims))
             if isinstance(error, OSError):
                 raise self._pause(error) from error
             raise
@@ -228,7 +210,7 @@ class BlobStore:
 
     async def put(self, digest: Digest, body: bytes) -> None:
         """Keep a small blob (a manifest) whose digest has been verified. Raises DiskFailure."""
-        if digest in self._entries:
+        if digest in self._index:
             self.touch(digest)
             return
         incoming = await self.begin(digest, len(body))
@@ -245,17 +227,13 @@ class BlobStore:
 
     def adopt(self, found: Found, used: float | None = None) -> None:
         """Take a verified file into the index; `used` is when it was last asked for (wall time), now by default."""
-        self._forget(found.digest, gone=False)
-        entry = _Entry(found.size, found.changed, self._clock() if used is None else used)
-        self._entries[found.digest] = entry
-        self._stored += found.size
-        self._note_entry(found.digest, entry)
+        self._index.add(found.digest, found.size, found.changed, used)
 
     # What goes
 
     async def evict(self, digest: Digest) -> None:
         """Remove a blob, whether or not someone reads it: readers keep their open file."""
-        self._forget(digest)
+        self._index.forget(digest)
         if self._files is not None:
             try:
                 await self._on_thread(self._files.remove, digest)
@@ -264,81 +242,38 @@ class BlobStore:
 
     async def shrink(self) -> None:
         """Evict down to the budget: after a restart with a smaller one, or after files were adopted."""
-        while self._stored + self._reserved > self._max_size and self._entries:
+        while self.accounted > self._max_size and self._index:
             self._metrics.evictions.inc()
-            await self.evict(next(iter(self._entries)))
-
-    def restore(self, records: Iterable[tuple[Digest, Record]]) -> None:
-        """Fill the index from the ledger, at start. A record that makes no sense is left for the sweep to find."""
-        entries: list[tuple[Digest, _Entry]] = []
-        for digest, record in records:
-            try:
-                size, changed, used = record
-                entry = _Entry(int(size), int(changed), float(used))
-            except (TypeError, ValueError, OverflowError):
-                continue
-            if entry.size >= 0:
-                entries.append((digest, entry))
-        entries.sort(key=lambda item: item[1].used)
-        for _, entry in entries:  # once in order: a clock that was set back must not make them the newest for ever
-            entry.used = min(entry.used, self._clock())
-        self._entries = OrderedDict(entries)
-        self._stored = sum(entry.size for entry in self._entries.values())
-
-    def records(self) -> dict[str, Record]:
-        """Every entry as a record of the ledger."""
-        return {f"b {digest}": [e.size, e.changed, e.used] for digest, e in self._entries.items()}
+            await self.evict(next(iter(self._index)))
 
     def close(self) -> None:
         self._threads.shutdown()
 
-    def _reserve(self, size: int, free: int) -> list[tuple[Digest, _Entry]]:
+    def _reserve(self, size: int, free: int) -> list[tuple[Digest, Entry]]:
         """Promise `size` bytes, and name who has to go for them. No await: two arrivals cannot be promised the same."""
         # What others were promised and have not written yet is still counted as free by the file system.
         unwritten = self._reserved - sum(incoming.written for incoming in self._arriving)
         lacking = max(self.accounted + size - self._max_size, unwritten + size + self._min_free - free)
-        if lacking > self._stored:
+        if lacking > self._index.bytes:
             raise DiskFailure(
                 f"no room for {size} bytes beside {self._reserved} that are arriving: cache.max_size is "
                 f"{self._max_size} bytes, {free} bytes are free, cache.min_free keeps {self._min_free} of them"
             )
-        victims = []
-        while lacking > 0:
-            digest, entry = next(iter(self._entries.items()))
-            lacking -= entry.size
-            self._forget(digest)
+        victims = self._index.oldest(lacking)
+        for digest, _ in victims:
+            self._index.forget(digest)
             self._metrics.evictions.inc()
-            victims.append((digest, entry))
         self._reserved += size
         return victims
-
-    def _readmit(self, victims: list[tuple[Digest, _Entry]]) -> None:
-        """Take back who was to go and could not be removed: the bytes are on disk still."""
-        for digest, entry in reversed(victims):
-            if digest not in self._entries:
-                self._entries[digest] = entry
-                self._entries.move_to_end(digest, last=False)
-                self._stored += entry.size
-                self._note_entry(digest, entry)
 
     def _release(self, incoming: IncomingFile) -> None:
         self._arriving.discard(incoming)
         self._reserved -= incoming.size
 
-    def _forget(self, digest: Digest, *, gone: bool = True) -> None:
-        if entry := self._entries.pop(digest, None):
-            self._stored -= entry.size
-            if gone:
-                self._note(f"b {digest}", None)
-                self._forgotten(digest)
-
     async def _distrust(self, digest: Digest) -> None:
         structlog.get_logger().error("cached blob damaged: evicted", digest=digest)
         self._metrics.unverified.labels("disk").inc()
         await self.evict(digest)
-
-    def _note_entry(self, digest: Digest, entry: _Entry, *, lazy: bool = False) -> None:
-        self._note(f"b {digest}", [entry.size, entry.changed, entry.used], lazy=lazy)
 
     def _pause(self, error: OSError) -> DiskFailure:
         self._off = f"the disk refused: {error.strerror or error}"

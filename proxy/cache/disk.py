@@ -13,6 +13,7 @@ import structlog
 from proxy.cache.blobs import BlobStore
 from proxy.cache.catalog import Catalog
 from proxy.cache.files import Files
+from proxy.cache.index import Index
 from proxy.cache.journal import Journal
 from proxy.cache.ledger import Ledger, Record
 from proxy.cache.lock import DirectoryLock
@@ -65,18 +66,17 @@ class DiskCache:
             structlog.get_logger().error("disk cache off, every pull passes through", reason=off)
         note = self._journal.note if self._journal else _keep_no_note
         self.catalog = Catalog(note)
+        self._index = Index(note, self.catalog.forget, clock)
         self.blobs = BlobStore(
             self._files,
+            self._index,
             max_size=max_size(total),
             min_free=min_free(total),
-            note=note,
-            forgotten=self.catalog.forget,
             metrics=metrics,
-            clock=clock,
             off=off,
         )
         self.catalog.restore(records)
-        self.blobs.restore(_blob_records(records))
+        self._index.restore(_blob_records(records))
 
     async def tend(self) -> None:
         """Sweep once, then scrub, and write the ledger behind all that; until cancelled."""
@@ -99,7 +99,7 @@ class DiskCache:
         await scrub(self.blobs)
 
     def _records(self) -> dict[str, Record]:
-        return self.catalog.records() | self.blobs.records()
+        return self.catalog.records() | self._index.records()
 
 
 async def _surviving(work: Callable[[], Awaitable[None]]) -> None:

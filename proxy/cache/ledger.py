@@ -150,7 +150,7 @@ class Ledger:
                 # One process, one writer: a write-ahead log would only add files that reading needs room for.
                 sqlite_journal_mode="truncate",
                 sqlite_synchronous=2,  # FULL, which a rollback journal needs to survive a loss of power
-                sqlite_mmap_size=0,  # a file that somebody truncates shall be an error, not a SIGBUS
+                sqlite_mmap_size=0,  # what a disk cannot read shall be an error, not a SIGBUS that ends the program
             )
         except (ValueError, TypeError, AttributeError) as error:  # diskcache does as the database's settings say
             raise sqlite3.DatabaseError(f"the ledger has settings that are not ours: {error}") from error

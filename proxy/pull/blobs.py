@@ -125,6 +125,8 @@ class Blobs:
         except (Unknown, Denied) as refusal:
             self._refusals.remember(flight.repository, digest, refusal=refusal)
             raise
+        if known not in (None, size):
+            return self._pass(repository, digest, known)  # this repository's upstream says otherwise: let it show
         return _Flying(flight, self._relay(repository, digest, size), size, origin)
 
     def _pass(self, repository: Repository, digest: Digest, size: int) -> Blob:

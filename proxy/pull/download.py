@@ -17,7 +17,7 @@ from proxy.oci.source import BlobStream
 # cuts every few megabytes is put up with for a long time, but not for ever.
 _TRIES: Final = 6
 _BREAKS: Final = 100
-_PROGRESS: Final = 1 << 20  # bytes after which a connection counts as having worked
+_PROGRESS: Final = 64 << 10  # bytes after which a connection counts as having worked
 _FIRST_DELAY: Final = 0.2  # seconds, doubled at each try in a row, with jitter
 
 

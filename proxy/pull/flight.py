@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 _HELD_BACK: Final = 1 << 20
 # Received and not yet written. Enough to keep upstream and disk busy at once, little enough for many flights.
 _BUFFER: Final = 2 << 20
+# Upstream's bytes come in pieces of 256 KiB at most, and each write wakes a thread, the hasher and all followers. So
+# what comes within a millisecond is written together, unless there is enough already.
+_WORTH_WRITING: Final = 1 << 20
+_GATHER_SECONDS: Final = 0.001
 # No follower waits longer than this for the next byte; every wait inside the flight has a shorter deadline.
 _FOLLOW_SECONDS: Final = 300.0
 
@@ -101,8 +105,10 @@ class Flight:
         return await asyncio.shield(self._opened)
 
     async def cancel(self) -> None:
+        """End it, and wait for the end. What has been verified is kept first: that takes only as long as the disk."""
         if self._task:
-            self._task.cancel()
+            if not self.verified:
+                self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
     def arrived(self) -> tuple[Hasher, int]:
@@ -264,6 +270,8 @@ class _Writer:
 
     async def _write_all(self) -> None:
         while self._batch:
+            if self._buffered < _WORTH_WRITING:
+                await asyncio.sleep(_GATHER_SECONDS)
             batch, size = self._batch, self._buffered
             self._batch, self._buffered = [], 0
             await self._store.write(self._incoming, self._at, batch)

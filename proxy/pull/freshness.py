@@ -10,6 +10,8 @@ from typing import Final
 
 from proxy.oci.errors import MillpondError
 
+# With a cached answer at hand upstream gets so many seconds to confirm it; after that the check goes on without us.
+PATIENCE: Final = 5.0
 # Long enough to absorb a stampede for something that does not exist, short enough that a push just made is seen.
 _REFUSAL_SECONDS: Final = 5.0
 # Names come from clients; what is remembered of wrong ones is bounded.
@@ -29,8 +31,9 @@ class TagPolicy:
         return 0 <= now - checked < self.ttl
 
     def usable(self, checked: float, now: float) -> bool:
-        """Whether a tag confirmed at `checked` may stand in for an upstream that fails."""
-        return now - checked < self.ttl + self.stale_for
+        """Whether a tag confirmed at `checked` may stand in for an upstream that fails. One from the future may for
+        no longer than one from the past: a wrong clock must not make it immortal."""
+        return abs(now - checked) < self.ttl + self.stale_for
 
 
 class Refusals:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from proxy.oci.errors import Denied, Unknown, UpstreamFailure, UpstreamInvalid
 from proxy.oci.manifest import OCI_INDEX, Manifest, parse_manifest
 from proxy.oci.names import Repository
 from proxy.pull.blobs import Origin
-from proxy.pull.freshness import Refusals, TagPolicy
+from proxy.pull.freshness import PATIENCE, Refusals, TagPolicy
 from proxy.pull.manifests import Answer, Manifests
 from proxy.pull.shared import Shared
 from proxy.upstream.client import Registry
@@ -73,16 +74,17 @@ class Listings:
         cached = await self._manifests.cached(repository, record.digest) if record else None
         if record and cached and policy.fresh(record.checked, self._clock()):
             return Answer(cached, "hit")
+        usable = record is not None and cached is not None and policy.usable(record.checked, self._clock())
         try:
-            key = (repository, digest)
-            found, joined = await self._fetches.run(key, partial(self._fetch, repository, digest, name))
+            fetch = self._fetches.run((repository, digest), partial(self._fetch, repository, digest, name))
+            found, joined = await asyncio.wait_for(fetch, PATIENCE if usable else None)
         except Unknown:
             self._catalog.drop_tag(repository, name)
             raise
-        except (UpstreamFailure, UpstreamInvalid):
-            if record and cached and policy.usable(record.checked, self._clock()):
-                return Answer(cached, "stale")
-            raise
+        except (UpstreamFailure, UpstreamInvalid, TimeoutError):
+            if cached is None or not usable:
+                raise
+            return Answer(cached, "stale")
         return Answer(found, "joined" if joined else "upstream")
 
     def repositories(self, upstream: str | None, limit: int, after: str | None) -> Names:

@@ -20,13 +20,11 @@ from proxy.oci.manifest import Manifest, parse_manifest
 from proxy.oci.names import Reference, Repository, Tag
 from proxy.oci.source import Source
 from proxy.pull.blobs import Origin
-from proxy.pull.freshness import Refusals, TagPolicy
+from proxy.pull.freshness import PATIENCE, Refusals, TagPolicy
 from proxy.pull.shared import Shared
 
 # Bodies of manifests kept in memory, in bytes: some thousands of them.
 _MEMORY: Final = 32 << 20
-# With a cached answer at hand upstream gets so many seconds to confirm it; after that the check goes on without us.
-_PATIENCE: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +118,7 @@ class Manifests:
         usable = policy.usable(record.checked, self._clock())
         try:
             check = self._checks.run((repository, tag), partial(self._revalidate, repository, tag, cached, accept))
-            answer, joined = await asyncio.wait_for(check, _PATIENCE if usable else None)
+            answer, joined = await asyncio.wait_for(check, PATIENCE if usable else None)
         except (Unknown, Denied) as refusal:
             if isinstance(refusal, Unknown) and policy.keep_deleted:
                 return Answer(cached, "stale")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from tests.faults.conftest import MIB, UPSTREAM, Cold, await_gate, cold_blob, result, unverified
 
+from tests.faults.conftest import MIB, UPSTREAM, Cold, await_gate, cold_blob, result, unverified
 from tests.support.faults import Answer, Fault, Gate, Request, change, corrupt, refuse
 from tests.support.millpond import Millpond
 from tests.support.scripted import ScriptedUpstream

@@ -1,0 +1,1 @@
+"""The disk cache by itself, on a real directory."""

@@ -1,0 +1,1 @@
+"""The registry port as clients see it: names, refusals, headers."""

@@ -1,0 +1,1 @@
+"""What is pure: names, digests, ranges, manifests, routes, challenges."""
