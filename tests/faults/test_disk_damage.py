@@ -91,6 +91,12 @@ def rows(millpond: Millpond) -> dict[str, Any]:
             return {}
 
 
+def all_known(written: dict[str, Any]) -> bool:
+    """Whether IMAGE can be pulled from what is written down alone."""
+    manifests = {key.rpartition(" ")[2] for key in written if key.startswith("m ")}
+    return any(key.startswith("t ") for key in written) and {part.digest for part in IMAGE.walk()} <= manifests
+
+
 def sources(replies: list[Reply]) -> set[str]:
     return {reply.headers["x-millpond"] for reply in replies}
 
@@ -243,7 +249,7 @@ def test_a_ledger_that_is_damaged_at_start_is_moved_aside_and_rebuilt_from_the_f
     swept(millpond)
     assert upstream.seen("/blobs/") == []
     assert_exact(millpond)
-    wait_until(lambda: any(key.startswith("t ") for key in rows(millpond)), "the tag is written down again")
+    wait_until(lambda: all_known(rows(millpond)), "the tag and every manifest are written down again")
     millpond.kill()
     millpond.start()
     upstream.stop()
