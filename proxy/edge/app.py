@@ -76,8 +76,9 @@ class RegistryPort:
             response = await self._in_repository[route.noun](request, route.repository)
         if route.ns:
             response.headers["OCI-Namespace"] = route.ns
-        served.origin = response.headers.get("X-Millpond", "")
-        served.digest = response.headers.get("Docker-Content-Digest", "")
+        told = dict(response.raw_headers)
+        served.origin = told.get(b"x-millpond", b"").decode()
+        served.digest = told.get(b"docker-content-digest", b"").decode()
         return response
 
 

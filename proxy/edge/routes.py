@@ -135,6 +135,8 @@ def _decode(raw_path: str) -> str:
 
 
 def _query(raw_query: str) -> dict[str, str]:
+    if not raw_query:
+        return {}
     try:
         pairs = parse_qsl(raw_query, keep_blank_values=True, max_num_fields=_MAX_QUERY)
     except ValueError:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import structlog
+from prometheus_client import Counter, Histogram
 
 from proxy.observe.metrics import Metrics
 
@@ -34,20 +36,33 @@ class Served:
 Observer = Callable[[Served], None]
 
 
+# Kept, and so assembled once; a line is written for each request.
+_log = structlog.get_logger()
+
+
 def log_served(served: Served) -> None:
     """One structured line a request."""
     fields = {key: value for key, value in vars(served).items() if value != ""}
     fields["seconds"] = round(served.seconds, 4)
-    log = structlog.get_logger()
-    (log.warning if served.status >= 500 or served.outcome == "aborted" else log.info)("served", **fields)
+    (_log.warning if served.status >= 500 or served.outcome == "aborted" else _log.info)("served", **fields)
 
 
 def count_served(metrics: Metrics) -> Observer:
     """An observer that keeps the request metrics."""
 
+    # The label values are few (`Metrics`), and looking them up costs more than counting.
+    @cache
+    def of(upstream: str, kind: str, origin: str, status: int) -> tuple[Counter, Counter, Histogram]:
+        return (
+            metrics.requests.labels(upstream, kind, origin, str(status)),
+            metrics.served_bytes.labels(upstream, origin),
+            metrics.request_seconds.labels(kind),
+        )
+
     def count(served: Served) -> None:
-        metrics.requests.labels(served.upstream, served.kind, served.origin, str(served.status)).inc()
-        metrics.served_bytes.labels(served.upstream, served.origin).inc(served.bytes)
-        metrics.request_seconds.labels(served.kind).observe(served.seconds)
+        requests, sent, seconds = of(served.upstream, served.kind, served.origin, served.status)
+        requests.inc()
+        sent.inc(served.bytes)
+        seconds.observe(served.seconds)
 
     return count

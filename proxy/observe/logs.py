@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
-from typing import Literal
+from typing import Final, Literal
 
 import structlog
+
+from proxy.observe.outlet import Outlet
 
 Format = Literal["auto", "json", "console"]
 
 
 def configure(form: Format, level: str) -> None:
     """Send structlog's events to standard error from now on. `auto` is `console` on a terminal, else `json`."""
+    outlet = Outlet(sys.stderr.fileno())
     pretty = form == "console" or (form == "auto" and sys.stderr.isatty())
-    renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer() if pretty else structlog.processors.JSONRenderer()
-    )
+    renderer: structlog.typing.Processor = structlog.dev.ConsoleRenderer() if pretty else _as_json
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -26,6 +28,14 @@ def configure(form: Format, level: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=False,
+        logger_factory=lambda *_: outlet,
+        cache_logger_on_first_use=True,  # for the loggers that are kept: whoever gets one anew has nothing cached
     )
+
+
+# structlog's own renderer makes an encoder for each line.
+_ENCODER: Final = json.JSONEncoder(default=repr)
+
+
+def _as_json(_logger: object, _method: str, event: structlog.typing.EventDict) -> str:
+    return _ENCODER.encode(event)

@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from proxy.oci.errors import MillpondError
 from proxy.server import pump, sendfile
+from proxy.server.joined import JoinedWrites
 from proxy.server.listener import Limits
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         # kept, because a TLS transport forgets it when it closes
         self.sock: socket.socket = transport.get_extra_info("socket")
+        self._joined = JoinedWrites(transport)
         self._arm_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -207,6 +209,7 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._current = cycle
+        cycle.transport = cast("asyncio.Transport", self._joined)
         super()._start_asgi_task(cycle, cast("ASGI3Application", partial(self._respond, cycle, cast("App", app))))
 
     async def _respond(self, cycle: RequestResponseCycle, app: App, scope: Any, receive: Receive, _: Send) -> None:
@@ -240,9 +243,14 @@ class Connection(HttpToolsProtocol):
         if not cycle.response_complete and (cycle.disconnected or self.transport.is_closing()):
             raise ConnectionResetError("the client has gone")
         if message["type"] == ZERO_COPY:
+            self._joined.release()
             await self._send_file(cycle, message)
+        elif message["type"] == "http.response.start":
+            self._joined.hold()
+            await cycle.send(cast("ASGISendEvent", message))
         else:
             await cycle.send(cast("ASGISendEvent", message))
+            self._joined.release()
         if cycle.disconnected and not cycle.response_complete:
             raise ConnectionResetError("the client has gone")
 

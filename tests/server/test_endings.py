@@ -60,6 +60,16 @@ async def test_an_error_after_the_start_breaks_the_response(
     assert capfd.readouterr() == ("", "")
 
 
+async def test_nothing_is_sent_before_there_is_a_body() -> None:
+    async def app(_scope: Any, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"10")]})
+        raise UpstreamUnreachable("the upstream has gone")
+
+    async with serving(app) as server, Client(server.port) as client:
+        client.ask()
+        assert await client.rest() == b""
+
+
 async def test_an_unexpected_error_before_the_start_is_a_500_in_the_form_of_oci() -> None:
     async def app(scope: Any, receive: Receive, send: Send) -> None:
         if scope["path"] == "/broken":
