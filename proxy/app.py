@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 import time
@@ -19,6 +20,7 @@ from proxy.edge.handlers import Handlers
 from proxy.edge.routes import Namespace
 from proxy.observe import logs
 from proxy.observe.events import count_served, log_served
+from proxy.observe.lag import watch_loop
 from proxy.observe.metrics import Metrics
 from proxy.observe.upstreams import UpstreamMetrics
 from proxy.pull.blobs import Blobs
@@ -64,6 +66,7 @@ def registries(settings: Settings, observer: Observer | None = None) -> dict[str
 async def _serve(settings: Settings) -> None:
     clock = _steady_wall_clock()
     metrics = Metrics()
+    gc.disable()  # what a cache restores is no garbage: to look through it again and again would double the time
     cache = DiskCache(
         settings.cache.directory,
         max_size=settings.cache.max_size.resolve,
@@ -71,6 +74,8 @@ async def _serve(settings: Settings) -> None:
         metrics=metrics,
         clock=clock,
     )
+    gc.freeze()  # nor shall it ever be looked through: that stops the loop for a quarter of a second
+    gc.enable()
     sources = registries(settings, UpstreamMetrics(metrics))
     policies = {
         name: TagPolicy(upstream.tag_ttl, upstream.stale_for, upstream.on_deleted == "serve")
@@ -102,12 +107,14 @@ async def _serve(settings: Settings) -> None:
         admin.bind()
         async with asyncio.TaskGroup() as tasks:
             tending = tasks.create_task(cache.tend())
+            watching = tasks.create_task(watch_loop(metrics))
             tasks.create_task(admin.serve())
             tasks.create_task(_drain_on_signal(draining, registry))
             _announce(settings, registry, admin)
             await registry.serve()
             admin.stop()
             tending.cancel()
+            watching.cancel()
     finally:
         # From the clients' side inwards: what is told last is still written down.
         await listings.close()

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -29,6 +30,8 @@ _THREADS: Final = 8
 _NOT_THE_FILES_FAULT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 # After a write failed the disk is left alone for so long: full disks do not empty within a request.
 _PAUSE_SECONDS: Final = 30.0
+# Files of a walk that are looked at together: a millisecond or two, on the thread and then on the event loop.
+_BATCH: Final = 500
 
 
 class BlobStore:
@@ -73,7 +76,12 @@ class BlobStore:
             return self._off
         return ""
 
-    def __contains__(self, digest: Digest) -> bool:
+    @property
+    def unconfirmed(self) -> set[Digest]:
+        """What the ledger knew at the start; the sweep takes out what it has looked at."""
+        return self._index.unconfirmed
+
+    def __contains__(self, digest: object) -> bool:
         return digest in self._index
 
     def size(self, digest: Digest) -> int:
@@ -84,8 +92,15 @@ class BlobStore:
         return entry.size
 
     def digests(self) -> list[Digest]:
-        """What is there now, least recently used first."""
+        """What is there now, least recently used first. With very many, this takes too long for the event loop."""
         return list(self._index)
+
+    async def walk(self) -> AsyncIterator[list[Found]]:
+        """Every blob's file, as the disk has it, some at a time. Raises OSError."""
+        if self._files is not None:
+            files = self._files.walk()
+            while batch := await self._on_thread(_listed, islice(files, _BATCH)):
+                yield batch
 
     def touch(self, digest: Digest) -> None:
         """Remember that the blob was used just now. Costs no I/O."""
@@ -283,3 +298,7 @@ class BlobStore:
 
     async def _on_thread(self, call: Callable[..., T], *arguments: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
+
+
+def _listed(found: Iterable[Found]) -> list[Found]:
+    return list(found)

@@ -6,14 +6,20 @@ right to be served is not: only a repository that was seen to hold a digest give
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Container, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final
 
 from proxy.cache.ledger import Record
 from proxy.oci.digest import Digest
 from proxy.oci.errors import MillpondError
 from proxy.oci.manifest import Manifest
 from proxy.oci.names import Repository
+
+# Of a ledger that is read, neighbouring records are mostly of few repositories.
+_RECENT_NAMES: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +32,54 @@ class TagRecord:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """A manifest that a repository holds: its type, and the digests and sizes of what it names."""
+    """A manifest that a repository holds: its type, and the digests of what it names."""
 
     media_type: str
-    names: tuple[tuple[Digest, int], ...]
+    names: tuple[Digest, ...]
+
+
+@dataclass(slots=True)
+class _Holdings:
+    """What one repository was seen to hold. Whatever goes is found by its key: nothing here is ever searched."""
+
+    tags: dict[str, TagRecord] = field(default_factory=dict)
+    tagged: dict[Digest, set[str]] = field(default_factory=dict)  # the same, by where they point
+    manifests: dict[Digest, _Known] = field(default_factory=dict)
+    sizes: dict[Digest, int] = field(default_factory=dict)  # of what the manifests name
+    shared: dict[Digest, int] = field(default_factory=dict)  # how many more name it, of what several name
+
+    def point(self, tag: str, record: TagRecord) -> None:
+        self.unpoint(tag)
+        self.tags[tag] = record
+        self.tagged.setdefault(record.digest, set()).add(tag)
+
+    def unpoint(self, tag: str) -> bool:
+        """Whether there was such a tag."""
+        if (record := self.tags.pop(tag, None)) is None:
+            return False
+        others = self.tagged[record.digest]
+        others.remove(tag)
+        if not others:
+            del self.tagged[record.digest]
+        return True
+
+    def add(self, digest: Digest, media_type: str, names: Iterable[tuple[Digest, int]]) -> None:
+        if digest in self.manifests:
+            self.remove(digest)
+        sizes = tuple(names)
+        self.manifests[digest] = _Known(sys.intern(media_type), tuple(name for name, _ in sizes))
+        for name, size in sizes:
+            if name in self.sizes:
+                self.shared[name] = self.shared.get(name, 0) + 1
+            self.sizes[name] = size
+
+    def remove(self, digest: Digest) -> None:
+        for name in self.manifests.pop(digest).names:
+            others = self.shared.pop(name, 0)
+            if others > 1:
+                self.shared[name] = others - 1
+            elif not others:
+                del self.sizes[name]
 
 
 class Catalog:
@@ -40,45 +90,49 @@ class Catalog:
 
     def __init__(self, note: Callable[..., None]) -> None:
         self._note = note
-        self._tags: dict[Repository, dict[str, TagRecord]] = {}
-        self._manifests: dict[Repository, dict[Digest, _Known]] = {}
-        self._held: dict[Repository, dict[Digest, int]] = {}
+        self._holdings: dict[Repository, _Holdings] = {}
         self._holders: dict[Digest, set[Repository]] = {}  # of manifests, so that an evicted one is found at once
         self._seen: dict[Digest, dict[Repository, int]] = {}  # blobs that upstream confirmed, with no manifest at hand
 
     # Tags
 
     def tag(self, repository: Repository, name: str) -> TagRecord | None:
-        return self._tags.get(repository, {}).get(name)
+        holdings = self._holdings.get(repository)
+        return holdings.tags.get(name) if holdings else None
 
     def set_tag(self, repository: Repository, name: str, record: TagRecord) -> None:
-        self._tags.setdefault(repository, {})[name] = record
+        self._of(repository).point(name, record)
         self._note(f"t {repository} {name}", [record.digest, record.checked])
 
     def drop_tag(self, repository: Repository, name: str) -> None:
-        if self._tags.get(repository, {}).pop(name, None):
+        holdings = self._holdings.get(repository)
+        if holdings and holdings.unpoint(name):
             self._note(f"t {repository} {name}", None)
+            self._tidy(repository, holdings)
 
     def tags(self, repository: Repository) -> list[str]:
         """Every tag known of the repository, in lexical order."""
-        return sorted(name for name in self._tags.get(repository, {}) if "/" not in name)
+        holdings = self._holdings.get(repository)
+        return sorted(name for name in holdings.tags if "/" not in name) if holdings else []
 
     # What a repository holds
 
     def media_type(self, repository: Repository, digest: Digest) -> str | None:
         """The type of a manifest that the repository holds, or None."""
-        known = self._manifests.get(repository, {}).get(digest)
+        holdings = self._holdings.get(repository)
+        known = holdings.manifests.get(digest) if holdings else None
         return known.media_type if known else None
 
     def blob_size(self, repository: Repository, digest: Digest) -> int | None:
         """The size of a blob that the repository was seen to hold, or None."""
-        size = self._held.get(repository, {}).get(digest)
+        holdings = self._holdings.get(repository)
+        size = holdings.sizes.get(digest) if holdings else None
         return self._seen.get(digest, {}).get(repository) if size is None else size
 
     def add_manifest(self, repository: Repository, manifest: Manifest) -> None:
         """The repository holds this manifest, and so the blobs and manifests that it names."""
         names = tuple((found.digest, found.size) for found in (*manifest.children, *manifest.blobs))
-        self._add(repository, manifest.digest, _Known(manifest.media_type, names))
+        self._add(repository, manifest.digest, manifest.media_type, names)
         self._note(f"m {repository} {manifest.digest}", [manifest.media_type, *names])
 
     def add_blob(self, repository: Repository, digest: Digest, size: int) -> None:
@@ -88,69 +142,87 @@ class Catalog:
             self._note(f"h {repository} {digest}", [size])
 
     def forget(self, digest: Digest) -> None:
-        """The bytes of this digest are gone. Of a manifest, so is what was known through it."""
+        """The bytes of this digest are gone. Of a manifest, so is what was known through it.
+
+        Costs what the manifest names, however large the cache and its repository are.
+        """
         for repository in self._seen.pop(digest, ()):
             self._note(f"h {repository} {digest}", None)
         for repository in self._holders.pop(digest, ()):
-            manifests = self._manifests[repository]
-            gone = manifests.pop(digest)
+            holdings = self._holdings[repository]
+            holdings.remove(digest)
             self._note(f"m {repository} {digest}", None)
-            still = {found for known in manifests.values() for found, _ in known.names}
-            held = self._held.get(repository, {})
-            for name, _ in gone.names:
-                if name not in still:
-                    held.pop(name, None)
-            for tag, record in list(self._tags.get(repository, {}).items()):
-                if record.digest == digest:
-                    self.drop_tag(repository, tag)
+            for tag in list(holdings.tagged.get(digest, ())):
+                holdings.unpoint(tag)
+                self._note(f"t {repository} {tag}", None)
+            self._tidy(repository, holdings)
 
     def repositories(self) -> list[Repository]:
         """Every repository of which a manifest is cached."""
-        return [repository for repository, found in self._manifests.items() if found]
+        return [repository for repository, holdings in self._holdings.items() if holdings.manifests]
+
+    def digests(self) -> list[Digest]:
+        """What anything is known of."""
+        return [*self._holders, *self._seen]
 
     # Ledger
 
-    def restore(self, records: Mapping[str, Record]) -> None:
-        """Fill the catalog from the ledger, at start. Records that make no sense are skipped: upstream knows better."""
+    def restore(self, records: Mapping[str, Record], parse: Callable[[str], Digest] = Digest.parse) -> None:
+        """Take in records of the ledger, at start. Those that make no sense are skipped: upstream knows better.
+
+        `parse` makes digests of text, and may give the same object for the same text.
+        """
         for key, record in records.items():
             kind, _, rest = key.partition(" ")
             name, _, item = rest.partition(" ")
             try:
                 if kind == "t":
-                    tags = self._tags.setdefault(_repository(name), {})
-                    tags[item] = TagRecord(Digest.parse(str(record[0])), float(record[1]))
+                    tag = TagRecord(parse(str(record[0])), float(record[1]))
+                    self._of(_repository(name)).point(item, tag)
                 elif kind == "m":
                     media_type, *names = record
-                    parsed = tuple((Digest.parse(str(found)), int(size)) for found, size in names)
-                    self._add(_repository(name), Digest.parse(item), _Known(str(media_type), parsed))
+                    parsed = [(parse(str(found)), int(size)) for found, size in names]
+                    self._add(_repository(name), parse(item), str(media_type), parsed)
                 elif kind == "h":
-                    self._seen.setdefault(Digest.parse(item), {})[_repository(name)] = int(record[0])
+                    size, digest = int(record[0]), parse(item)
+                    self._seen.setdefault(digest, {})[_repository(name)] = size
             except (ValueError, TypeError, IndexError, OverflowError, MillpondError):
                 continue
 
     def records(self) -> dict[str, Record]:
         """Everything as records of the ledger."""
         found: dict[str, Record] = {}
-        for repository, tags in self._tags.items():
-            found |= {f"t {repository} {name}": [record.digest, record.checked] for name, record in tags.items()}
-        for repository, manifests in self._manifests.items():
-            for digest, known in manifests.items():
-                found[f"m {repository} {digest}"] = [known.media_type, *known.names]
+        for repository, holdings in self._holdings.items():
+            for name, record in holdings.tags.items():
+                found[f"t {repository} {name}"] = [record.digest, record.checked]
+            for digest, known in holdings.manifests.items():
+                names = ((named, holdings.sizes[named]) for named in known.names)
+                found[f"m {repository} {digest}"] = [known.media_type, *names]
         for digest, seen in self._seen.items():
             found |= {f"h {repository} {digest}": [size] for repository, size in seen.items()}
         return found
 
-    def keep_only(self, present: Iterable[Digest]) -> None:
-        """Forget every manifest whose bytes are not among `present`."""
-        for digest in (self._holders.keys() | self._seen.keys()) - set(present):
-            self.forget(digest)
+    def keep_only(self, present: Container[Digest], among: Iterable[Digest] | None = None) -> None:
+        """Forget what is not `present`; of all that is known, or only of `among`."""
+        for digest in self.digests() if among is None else among:
+            if digest not in present:
+                self.forget(digest)
 
-    def _add(self, repository: Repository, digest: Digest, known: _Known) -> None:
-        self._manifests.setdefault(repository, {})[digest] = known
+    def _of(self, repository: Repository) -> _Holdings:
+        return self._holdings.setdefault(repository, _Holdings())
+
+    def _add(
+        self, repository: Repository, digest: Digest, media_type: str, names: Iterable[tuple[Digest, int]]
+    ) -> None:
+        self._of(repository).add(digest, media_type, names)
         self._holders.setdefault(digest, set()).add(repository)
-        self._held.setdefault(repository, {}).update(known.names)
+
+    def _tidy(self, repository: Repository, holdings: _Holdings) -> None:
+        if not holdings.tags and not holdings.manifests:
+            del self._holdings[repository]
 
 
+@lru_cache(_RECENT_NAMES)
 def _repository(text: str) -> Repository:
     upstream, _, path = text.partition("/")
     return Repository.parse(upstream, path)

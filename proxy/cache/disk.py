@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +26,8 @@ from proxy.oci.errors import DigestInvalid
 
 # Housekeeping that failed (a directory that cannot be read, say) is tried again after this.
 _AGAIN_SECONDS: Final = 60.0
+# Records of the ledger that are in memory at once while it is read.
+_BATCH: Final = 1000
 
 
 class DiskCache:
@@ -49,7 +53,8 @@ class DiskCache:
         self._files: Files | None = None
         self._journal: Journal | None = None
         self._lock: DirectoryLock | None = None
-        off, total, records = "", 0, {}
+        self.catalog, self._index = _restored(_keep_no_note, clock, ())
+        off, total = "", 0
         try:
             directory.mkdir(parents=True, exist_ok=True)
             self._lock = DirectoryLock(directory)
@@ -57,16 +62,12 @@ class DiskCache:
             files.prepare()
             total = files.total()
             ledger = Ledger(directory / "ledger")
-            records = ledger.load()
-            ledger.close()
-            self._journal = Journal(ledger, self._records)
-            self._files = files
+            journal = Journal(ledger, self._records)
+            self.catalog, self._index = ledger.load(partial(_restored, journal.note, clock))
+            self._journal, self._files = journal, files
         except OSError as error:
             off = f"{directory} cannot be used: {error.strerror or error}"
             structlog.get_logger().error("disk cache off, every pull passes through", reason=off)
-        note = self._journal.note if self._journal else _keep_no_note
-        self.catalog = Catalog(note)
-        self._index = Index(note, self.catalog.forget, clock)
         self.blobs = BlobStore(
             self._files,
             self._index,
@@ -75,8 +76,6 @@ class DiskCache:
             metrics=metrics,
             off=off,
         )
-        self.catalog.restore(records)
-        self._index.restore(_blob_records(records))
 
     async def tend(self) -> None:
         """Sweep once, then scrub, and write the ledger behind all that; until cancelled."""
@@ -114,15 +113,34 @@ async def _surviving(work: Callable[[], Awaitable[None]]) -> None:
             return
 
 
-def _blob_records(records: dict[str, Record]) -> list[tuple[Digest, Record]]:
-    found = []
-    for key, record in records.items():
-        if key.startswith("b "):
-            try:
-                found.append((Digest.parse(key[2:]), record))
-            except DigestInvalid:
-                continue
-    return found
+class _Digests(dict[str, Digest]):
+    """Digests by their text, each parsed once and held once, however many records name it."""
+
+    def __missing__(self, text: str) -> Digest:
+        digest = self[text] = Digest.parse(text)
+        return digest
+
+
+def _restored(
+    note: Callable[..., None], clock: Callable[[], float], rows: Iterable[tuple[str, Record]]
+) -> tuple[Catalog, Index]:
+    """A catalog and an index with what the ledger's rows say."""
+    catalog = Catalog(note)
+    index = Index(note, catalog.forget, clock)
+    index.restore(_blobs(iter(rows), catalog, _Digests().__getitem__))
+    return catalog, index
+
+
+def _blobs(
+    rows: Iterator[tuple[str, Record]], catalog: Catalog, parse: Callable[[str], Digest]
+) -> Iterator[tuple[Digest, Record]]:
+    """The records of blobs. All others go to the catalog on the way."""
+    while batch := dict(islice(rows, _BATCH)):
+        catalog.restore(batch, parse)
+        for key, record in batch.items():
+            if key.startswith("b "):
+                with contextlib.suppress(DigestInvalid):
+                    yield parse(key[2:]), record
 
 
 def _keep_no_note(key: str, record: Record | None, *, lazy: bool = False) -> None:

@@ -155,16 +155,20 @@ class Files:
     def walk(self) -> Iterator[Found]:
         """Every file that is named as a blob. What else lies about is not ours, and stays."""
         for algorithm in HEX_LENGTH:
-            for shelf in os.scandir(self._blobs / algorithm):
-                if not shelf.is_dir(follow_symlinks=False):
+            with os.scandir(self._blobs / algorithm) as shelves:
+                for shelf in shelves:
+                    if shelf.is_dir(follow_symlinks=False):
+                        yield from self._on_shelf(algorithm, shelf.path)
+
+    def _on_shelf(self, algorithm: str, path: str) -> Iterator[Found]:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                try:
+                    digest = Digest.parse(f"{algorithm}:{entry.name}")
+                    status = entry.stat(follow_symlinks=False)
+                except (DigestInvalid, FileNotFoundError):
                     continue
-                for entry in os.scandir(shelf.path):
-                    try:
-                        digest = Digest.parse(f"{algorithm}:{entry.name}")
-                        status = entry.stat(follow_symlinks=False)
-                    except (DigestInvalid, FileNotFoundError):
-                        continue
-                    yield Found(digest, status.st_size, status.st_mtime_ns)
+                yield Found(digest, status.st_size, status.st_mtime_ns)
 
     def _path(self, digest: Digest) -> Path:
         # Built from validated hexadecimal digits only: no name that a client sends can lead elsewhere.

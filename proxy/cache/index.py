@@ -31,8 +31,10 @@ class Index:
         self._clock = clock
         self._entries: OrderedDict[Digest, Entry] = OrderedDict()
         self.bytes = 0
+        # What the ledger says, and no sweep has found yet. Kept, for to list all entries takes a tenth of a second.
+        self.unconfirmed: set[Digest] = set()
 
-    def __contains__(self, digest: Digest) -> bool:
+    def __contains__(self, digest: object) -> bool:
         return digest in self._entries
 
     def __len__(self) -> int:
@@ -83,7 +85,7 @@ class Index:
 
     def restore(self, records: Iterable[tuple[Digest, Record]]) -> None:
         """Fill from the ledger, at start. A record that makes no sense is left for the sweep to find."""
-        entries: list[tuple[Digest, Entry]] = []
+        entries: dict[Digest, Entry] = {}
         for digest, record in records:
             try:
                 size, changed, used = record
@@ -91,12 +93,16 @@ class Index:
             except (TypeError, ValueError, OverflowError):
                 continue
             if entry.size >= 0:
-                entries.append((digest, entry))
-        entries.sort(key=lambda item: item[1].used)
-        for _, entry in entries:  # once in order: a clock that was set back must not make them the newest for ever
-            entry.used = min(entry.used, self._clock())
-        self._entries = OrderedDict(entries)
+                entries[digest] = entry
+        self._entries = OrderedDict(
+            (digest, entries[digest]) for digest in sorted(entries, key=lambda key: entries[key].used)
+        )
+        now = self._clock()
+        # Once they are in order: a clock that was set back must not make them the newest for ever.
+        for entry in entries.values():
+            entry.used = min(entry.used, now)
         self.bytes = sum(entry.size for entry in self._entries.values())
+        self.unconfirmed = set(self._entries)
 
     def records(self) -> dict[str, Record]:
         """Every entry as a record of the ledger."""

@@ -8,21 +8,24 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar, overload
 
 import diskcache
 import structlog
 from diskcache.core import MODE_TEXT, UNKNOWN
 
 Record = list[Any]
+T = TypeVar("T")
 
 # Records are small rows. Diskcache would move larger values to files of its own; none of ours may leave the database.
 _NEVER_A_FILE: Final = 1 << 40
 # How long SQLite waits for another's lock; the directory lock makes another unlikely.
 _LOCK_SECONDS: Final = 5.0
+# Rows that are read together: enough that Python costs little beside SQLite, few enough to be nothing in memory.
+_BATCH: Final = 1000
 
 # What passes by itself, or by the hand of whoever looks after the disk. Everything else is damage.
 _PASSING: Final = frozenset(
@@ -61,7 +64,7 @@ class _JsonDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache has no types
         return 0, MODE_TEXT, None, json.dumps(value, separators=(",", ":"))
 
     def fetch(self, mode: int, filename: str | None, value: Any, _read: bool) -> Any:
-        return _read_value(mode, filename, value)
+        return json.loads(_checked(mode, filename, value))
 
 
 class Ledger:
@@ -75,19 +78,25 @@ class Ledger:
         self._directory = directory
         self._cache: diskcache.Cache | None = None
 
-    def load(self) -> dict[str, Record]:
-        """Every record. A ledger that cannot be read is moved aside, and nothing is returned.
+    @overload
+    def load(self) -> dict[str, Record]: ...
+    @overload
+    def load(self, into: Callable[[Iterable[tuple[str, Record]]], T]) -> T: ...
+    def load(self, into: Callable[[Iterable[tuple[str, Record]]], Any] = dict) -> Any:
+        """What `into` makes of all records, one by one: there may be more than should be in memory at once.
+
+        A ledger that cannot be read to its end is moved aside, and `into` is called again, with none.
 
         Raises:
             OSError: it cannot even be moved aside.
         """
         if not self._database.exists():
-            return {}
+            return into(())
         try:
-            return dict(self._rows())
+            return into(self._rows())
         except Exception as error:  # noqa: BLE001  a database can be wrong in any way
             self.begin_anew(error)
-            return {}
+            return into(())
 
     def write(self, changes: Mapping[str, Record | None]) -> None:
         """Make all changes or none; None removes a record.
@@ -158,16 +167,19 @@ class Ledger:
     def _rows(self) -> Iterator[tuple[str, Record]]:
         # One SELECT: diskcache would ask the database once for every key, which takes seconds for a large cache.
         with closing(sqlite3.connect(self._database, timeout=_LOCK_SECONDS)) as connection:
-            for key, mode, filename, value in connection.execute("SELECT key, mode, filename, value FROM Cache"):
-                record = _read_value(mode, filename, value)
-                if isinstance(key, str) and isinstance(record, list):
-                    yield key, record
+            rows = connection.execute("SELECT key, mode, filename, value FROM Cache")
+            while batch := rows.fetchmany(_BATCH):
+                values = ",".join(_checked(mode, filename, value) for _, mode, filename, value in batch)
+                # Parsed together in half the time.
+                for (key, *_), record in zip(batch, json.loads(f"[{values}]"), strict=True):
+                    if isinstance(key, str) and isinstance(record, list):
+                        yield key, record
 
 
-def _read_value(mode: int, filename: str | None, value: Any) -> Any:
+def _checked(mode: int, filename: str | None, value: Any) -> str:
     if mode != MODE_TEXT or filename is not None or not isinstance(value, str):
         raise sqlite3.DatabaseError("the ledger holds a value that is not JSON text")
-    return json.loads(value)
+    return value
 
 
 def _judged(error: Exception) -> OSError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import islice
 from typing import Final
 
 import structlog
@@ -16,45 +17,50 @@ from proxy.oci.digest import Digest
 _SCRUB_BYTES_PER_SECOND: Final = 8 << 20
 # A cache with nothing to check yet is looked at again after this.
 _IDLE_SECONDS: Final = 60.0
+# To open a file costs a disk as much as to read so many bytes. Without it, small files would be hashed without a pause.
+_OPENING_BYTES: Final = 256 << 10
+# Digests that are looked up before the event loop has its turn: about a millisecond of it.
+_BATCH: Final = 500
 
 
 async def sweep(files: Files, store: BlobStore, catalog: Catalog) -> None:
     """Once after a start, while requests are served already: adopt whole files that the ledger does not know, drop
     records whose file is gone, evict what has changed. A file is adopted only if it hashes to its name."""
-    found = {entry.digest: entry for entry in await asyncio.to_thread(_listing, files)}
-    adopted = removed = 0
-    for digest in store.digests():
-        if digest not in found and not await _exists(store, digest):
-            removed += 1
-    for entry in found.values():
-        if entry.digest in store:
-            if entry.size != store.size(entry.digest):
-                await store.evict(entry.digest)
+    found = adopted = removed = 0
+    async for batch in store.walk():
+        found += len(batch)
+        for entry in batch:
+            store.unconfirmed.discard(entry.digest)
+            if entry.digest in store:
+                if entry.size != store.size(entry.digest):
+                    await store.evict(entry.digest)
+                    removed += 1
+            elif await _adopt(files, store, entry):
+                adopted += 1
+            else:
                 removed += 1
-        elif await _adopt(files, store, entry):
-            adopted += 1
-        else:
+    while store.unconfirmed:
+        digest = store.unconfirmed.pop()
+        if digest in store and not await _exists(store, digest):
             removed += 1
+    store.unconfirmed.clear()  # an emptied set gives its memory back only so
     await store.shrink()
-    catalog.keep_only(store.digests())
-    structlog.get_logger().info(
-        "cache swept", files=len(found), adopted=adopted, removed=removed, bytes=store.accounted
-    )
+    known = iter(catalog.digests())
+    while some := list(islice(known, _BATCH)):
+        catalog.keep_only(store, some)
+        await asyncio.sleep(0)
+    structlog.get_logger().info("cache swept", files=found, adopted=adopted, removed=removed, bytes=store.accounted)
 
 
 async def scrub(store: BlobStore) -> None:
     """For ever, at a low rate: hash one file after the other. What no longer fits its name is evicted."""
     while True:
         await asyncio.sleep(_IDLE_SECONDS)
-        for digest in store.digests():
-            if digest in store:
-                size = store.size(digest)
-                await store.verify(digest)
-                await asyncio.sleep(size / _SCRUB_BYTES_PER_SECOND)
-
-
-def _listing(files: Files) -> list[Found]:
-    return list(files.walk())
+        async for batch in store.walk():
+            for entry in batch:
+                if entry.digest in store:
+                    await store.verify(entry.digest)
+                    await asyncio.sleep((entry.size + _OPENING_BYTES) / _SCRUB_BYTES_PER_SECOND)
 
 
 async def _exists(store: BlobStore, digest: Digest) -> bool:

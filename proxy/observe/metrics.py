@@ -10,6 +10,8 @@ from proxy import __version__
 
 # From a manifest out of memory to a large layer over a slow line.
 _SECONDS = (0.001, 0.005, 0.025, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+# Around the 20 ms within which nearly every lag has to be.
+_LAG_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1)
 
 
 class Metrics:
@@ -50,6 +52,13 @@ class Metrics:
         self.cache_up = self._gauge("cache_up", "1 while the disk cache accepts new content, else 0.")
         self.evictions = self._counter("cache_evictions", "Blobs evicted to make room.")
         self.dropped = self._counter("cache_dropped", "Verified blobs that could not be kept on disk.")
+        self.loop_lag = Histogram(
+            "millpond_event_loop_lag_seconds",
+            "How late the event loop was for a timer.",
+            registry=self.registry,
+            buckets=_LAG_SECONDS,
+        )
+        self.loop_lag_max = self._gauge("event_loop_lag_seconds_max", "The longest lag of the last minute.")
         build = self._gauge("build_info", "Always 1; the version is in the label.", "version")
         build.labels(__version__).set(1)
 
