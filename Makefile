@@ -32,7 +32,7 @@ check: install ## lint, format, types, layers
 	PYTHONPATH=. $(BIN)/lint-imports
 
 bench: install ## compare with nginx and registry on this machine
-	@.ci/programs nginx docker-registry
+	@.ci/programs nginx docker-registry wrk
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 lock: install ## write the lock files anew from pyproject.toml; ARGS=--upgrade for newer versions

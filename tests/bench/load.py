@@ -1,150 +1,89 @@
-"""Clients that cost next to nothing: they discard in the kernel (MSG_TRUNC), so that the server is what is measured."""
+"""Many clients at once, in as many processes as there are processors."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import selectors
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
+
+from tests.bench.client import Client, Target, connect
+from tests.support.programs import find, run
+from tests.support.pulls import ACCEPT
 
 Result = TypeVar("Result")
+Work = Callable[[int, Callable[[], None]], Result]
+"""What a process does: (its share of the clients, wait for the common start) -> its result."""
 
-READ = 4 * 1024 * 1024
-"""Bytes that one recv may discard."""
-CONNECT_TIMEOUT = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What to GET: `http://host:port` + path."""
-
-    host: str
-    port: int
-    path: str
-
-    def request(self, method: str = "GET", headers: str = "") -> bytes:
-        return f"{method} {self.path} HTTP/1.1\r\nHost: {self.host}:{self.port}\r\n{headers}\r\n".encode()
+LIMIT: Final = 600.0
+"""Seconds that any measurement may take: distribution's storm takes a minute or two."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pull:
-    """One download: seconds to the response's head, seconds in all, bytes of the body."""
+    """One download: seconds to the body's first byte, seconds in all, bytes of the body."""
 
     first_byte: float
     seconds: float
     size: int
 
 
-class _Client:
-    """One keep-alive connection that asks for the same thing again and again."""
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """Bytes a second while all connections ran, and bytes in all."""
 
-    def __init__(self, target: Target) -> None:
-        self.sock = socket.create_connection((target.host, target.port), CONNECT_TIMEOUT)
-        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.request = target.request()
-        self.left = 0
-        self.scratch = bytearray(READ)
-
-    def ask(self) -> None:
-        self.sock.sendall(self.request)
-
-    def head(self) -> None:
-        """Read the response's head (its body's first bytes stay in the kernel) and note the length."""
-        seen = b""
-        while b"\r\n\r\n" not in seen:
-            seen = self.sock.recv(16384, socket.MSG_PEEK)
-            if not seen:
-                raise ConnectionError("the server closed the connection before its answer")
-        head = seen[: seen.index(b"\r\n\r\n") + 4]
-        self.sock.recv(len(head))
-        lines = head.decode("latin-1").split("\r\n")
-        if lines[0].split()[1] != "200":
-            raise ConnectionError(f"the server answered {lines[0]}")
-        self.left = next(int(line.split(":")[1]) for line in lines if line.lower().startswith("content-length:"))
-
-    def discard(self) -> int:
-        got = self.sock.recv_into(self.scratch, min(READ, self.left), socket.MSG_TRUNC)
-        if not got:
-            raise ConnectionError(f"the body ended {self.left} bytes too soon")
-        self.left -= got
-        return got
+    rate: float
+    size: int
 
 
-def throughput(target: Target, clients: int, seconds: float) -> float:
-    """Bytes a second over all clients, each pulling without pause; in as many processes as there are processors."""
-    return sum(_in_processes(_hammer, target, clients, seconds))
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """Requests a second and in all, and how long one takes, in milliseconds."""
+
+    rate: float
+    count: int
+    p50: float
+    p99: float
+
+
+def throughput(target: Target, clients: int, seconds: float) -> Flow:
+    """All clients together, each pulling without pause."""
+    flows = in_processes(lambda share, start: _hammer(target, share, seconds, start), clients)
+    return Flow(sum(flow.rate for flow in flows), sum(flow.size for flow in flows))
 
 
 def pulls(target: Target, clients: int) -> list[Pull]:
     """All clients begin at once, each pulls once."""
-    groups = _in_processes(_once, target, clients, 0)
+    groups = in_processes(lambda share, start: _once(target, share, start), clients)
     return [pull for group in groups for pull in group]
 
 
-def _hammer(target: Target, clients: int, seconds: float, go: Pipe) -> float:
-    """The rate between a fifth of the time and its end: connections have warmed up, none has finished."""
-    with selectors.DefaultSelector() as selector:
-        for _ in range(clients):
-            client = _Client(target)
-            selector.register(client.sock, selectors.EVENT_READ, client)
-        _wait_for_start(go)
-        for key in list(selector.get_map().values()):
-            key.data.ask()
-        begin = time.monotonic() + seconds / 5
-        end = begin + seconds * 4 / 5
-        count, started = 0, 0.0
-        while (now := time.monotonic()) < end:
-            if not started and now >= begin:
-                count, started = 0, now
-            for key, _ in selector.select(1):
-                client = key.data
-                if client.left == 0:
-                    client.head()
-                count += client.discard()
-                if client.left == 0:
-                    client.ask()
-        return count / (now - started)
+def requests(target: Target, clients: int, seconds: float) -> Requests | None:
+    """Small answers, as fast as `clients` keep-alive connections get them; None without the program `wrk`."""
+    wrk = find("wrk")
+    if wrk is None:
+        return None
+    url = f"http://{target.host}:{target.port}{target.path}"
+    # Whole seconds are all that wrk knows.
+    duration = f"{max(1, round(seconds))}s"
+    threads = min(clients, os.cpu_count() or 1)
+    text = run([str(wrk), f"-t{threads}", f"-c{clients}", f"-d{duration}", "--latency", "-H", f"Accept: {ACCEPT}", url])
+    if "Non-2xx" in text or "Socket errors" in text:
+        raise ConnectionError(text)
+    return Requests(
+        float(_find(r"Requests/sec:\s+([\d.]+)", text)[1]),
+        int(_find(r"(\d+) requests in", text)[1]),
+        _milliseconds(_find(r"50%\s+([\d.]+)(us|ms|s)", text)),
+        _milliseconds(_find(r"99%\s+([\d.]+)(us|ms|s)", text)),
+    )
 
 
-def _once(target: Target, clients: int, _: float, go: Pipe) -> list[Pull]:
-    done: list[Pull] = []
-    with selectors.DefaultSelector() as selector:
-        for _ in range(clients):
-            client = _Client(target)
-            selector.register(client.sock, selectors.EVENT_READ, client)
-        _wait_for_start(go)
-        began = time.monotonic()
-        first: dict[int, tuple[float, int]] = {}
-        for key in list(selector.get_map().values()):
-            key.data.ask()
-        while len(done) < clients:
-            for key, _ in selector.select(1):
-                client = key.data
-                if key.fd not in first:
-                    client.head()
-                    first[key.fd] = (time.monotonic() - began, client.left)
-                if client.left:
-                    client.discard()
-                if client.left == 0:
-                    done.append(Pull(first[key.fd][0], time.monotonic() - began, first[key.fd][1]))
-                    selector.unregister(client.sock)
-                    client.sock.close()
-    return done
-
-
-def _wait_for_start(go: Pipe) -> None:
-    go.send("ready")
-    go.recv()
-
-
-def _in_processes(
-    work: Callable[[Target, int, float, Pipe], Result], target: Target, clients: int, seconds: float
-) -> list[Result]:
+def in_processes(work: Work[Result], clients: int) -> list[Result]:
     """Share the clients out over the processors; all begin together, once every one is connected."""
     context = multiprocessing.get_context("fork")
     workers = min(clients, os.cpu_count() or 1)
@@ -152,31 +91,107 @@ def _in_processes(
     for index in range(workers):
         ours, theirs = context.Pipe()
         share = clients // workers + (index < clients % workers)
-        process = context.Process(target=_report, args=(work, target, share, seconds, theirs), daemon=True)
+        process = context.Process(target=_report, args=(work, share, theirs), daemon=True)
         process.start()
         theirs.close()
         running.append((process, ours))
-    for _, pipe in running:
-        _answer(pipe)
-    for _, pipe in running:
-        pipe.send("go")
-    results = [_answer(pipe) for _, pipe in running]
-    for process, _ in running:
-        process.join()
-    return results
+    try:
+        for _, pipe in running:
+            _answer(pipe)
+        for _, pipe in running:
+            pipe.send("go")
+        return [_answer(pipe) for _, pipe in running]
+    finally:
+        for process, _ in running:
+            process.join(1)
+            process.kill()
+
+
+def _hammer(target: Target, clients: int, seconds: float, start: Callable[[], None]) -> Flow:
+    """The rate between a fifth of the time and its end: connections have warmed up, none has finished."""
+    with selectors.DefaultSelector() as selector:
+        for client in [connect(target) for _ in range(clients)]:
+            selector.register(client.sock, selectors.EVENT_READ, client)
+        start()
+        for key in list(selector.get_map().values()):
+            key.data.ask()
+        begin = time.monotonic() + seconds / 5
+        end = begin + seconds * 4 / 5
+        count, before, started = 0, 0, 0.0
+        while (now := time.monotonic()) < end:
+            if not started and now >= begin:
+                before, started = count, now
+            for key, _ in selector.select(1):
+                client = key.data
+                if client.left == 0:
+                    client.head()
+                count += client.discard()
+                if client.left == 0:
+                    client.ask()
+        return Flow((count - before) / (now - started), count)
+
+
+def _once(target: Target, clients: int, start: Callable[[], None]) -> list[Pull]:
+    done: list[Pull] = []
+    with selectors.DefaultSelector() as selector:
+        for new in [connect(target) for _ in range(clients)]:
+            selector.register(new.sock, selectors.EVENT_READ, new)
+        start()
+        began = time.monotonic()
+        first: dict[Client, tuple[float, int]] = {}
+        for key in list(selector.get_map().values()):
+            key.data.ask()
+        while len(done) < clients:
+            expire(began)
+            for key, _ in selector.select(1):
+                client: Client = key.data
+                if client.left == 0:
+                    client.head()
+                    size = client.left
+                    client.discard()
+                    first[client] = (time.monotonic() - began, size)
+                else:
+                    client.discard()
+                if client.left == 0:
+                    begun, size = first[client]
+                    done.append(Pull(begun, time.monotonic() - began, size))
+                    selector.unregister(client.sock)
+                    client.sock.close()
+    return done
+
+
+def expire(began: float) -> None:
+    """TimeoutError when what began then (time.monotonic) has taken too long."""
+    if time.monotonic() - began > LIMIT:
+        raise TimeoutError(f"a measurement has not ended in {LIMIT:g} s")
+
+
+def _find(pattern: str, text: str) -> re.Match[str]:
+    found = re.search(pattern, text)
+    if found is None:
+        raise ValueError(f"wrk printed no {pattern}:\n{text}")
+    return found
+
+
+def _milliseconds(found: re.Match[str]) -> float:
+    return float(found[1]) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[found[2]]
 
 
 def _answer(pipe: Pipe) -> Any:
+    if not pipe.poll(LIMIT + 30):
+        raise TimeoutError("a client process says nothing")
     answer = pipe.recv()
     if isinstance(answer, Exception):
         raise answer
     return answer
 
 
-def _report(
-    work: Callable[[Target, int, float, Pipe], object], target: Target, share: int, seconds: float, pipe: Pipe
-) -> None:
+def _report(work: Work[object], share: int, pipe: Pipe) -> None:
+    def start() -> None:
+        pipe.send("ready")
+        pipe.recv()
+
     try:
-        pipe.send(work(target, share, seconds, pipe))
+        pipe.send(work(share, start))
     except Exception as error:  # noqa: BLE001 - it is raised again in the parent
         pipe.send(error)

@@ -6,7 +6,8 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,49 +15,112 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench.cases import Measurement
+from tests.bench.bars import verdicts
+from tests.bench.measure import Measurement
 
 
-def show(measurements: Iterable[Measurement]) -> None:
-    table = Table("case", "who", title="medians, with the least and the most of the rounds")
-    for heading in ("median", "least", "most", "x the first"):
-        table.add_column(heading, justify="right")
-    table.add_column("unit")
-    previous = ""
-    for row in rows(measurements):
-        if row["case"] != previous and previous:
-            table.add_section()
-        numbers = [f"{row[key]:.2f}" for key in ("median", "least", "most", "ratio")]
-        table.add_row(row["case"] if row["case"] != previous else "", row["peer"], *numbers, row["unit"])
-        previous = row["case"]
-    Console().print(table)
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measurement. `cpu`, `after` and `upstream` are medians, `peak` is the most; None: not measured."""
+
+    case: str
+    peer: str
+    unit: str
+    median: float
+    least: float
+    most: float
+    ratio: float
+    """The median over that of the case's first peer."""
+    cpu: float | None
+    peak: float | None
+    after: float | None
+    upstream: float | None
+    values: list[float]
 
 
-def write(measurements: Iterable[Measurement], path: Path) -> None:
-    """{"machine": {...}, "results": [{case, peer, unit, median, least, most, ratio, values}, ...]}"""
+def show(found: Sequence[Row]) -> None:
+    table = Table(title="medians of the rounds", caption=_CAPTION, caption_justify="left")
+    table.add_column("case", max_width=34)
+    table.add_column("who", no_wrap=True)
+    headings = ("median", "least", "most", "x first", "unit", "CPU", "peak MiB", "after MiB", "upstream")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "unit" else "right", no_wrap=True)
+    for case, group in groupby(found, lambda row: row.case):
+        for number, row in enumerate(group):
+            numbers = (row.median, row.least, row.most, row.ratio)
+            costs = (row.cpu, row.peak, row.after, row.upstream)
+            cells = [*map(_number, numbers), row.unit, *map(_number, costs)]
+            table.add_row("" if number else case, row.peer, *cells)
+        table.add_section()
+    console = Console(width=None if Console().is_terminal else 170)
+    console.print(table)
+    bars = Table(title="what issue 3 promises, in this run")
+    for heading in ("bar", "wanted", "found", ""):
+        bars.add_column(heading)
+    for verdict in verdicts(found):
+        bars.add_row(verdict.bar, verdict.wanted, verdict.found, "met" if verdict.met else "MISSED")
+    console.print(bars)
+
+
+_CAPTION = (
+    "CPU: the server's seconds of processor time for each GiB that clients got (manifests: for each 1,000 requests). "
+    "peak, after: its resident memory. upstream: what the upstream sent, as a multiple of the content."
+)
+
+
+def write(found: Sequence[Row], path: Path, load: float = 0.0) -> None:
+    """`load` is the machine's load average before the first case.
+
+    {"machine": {...}, "results": [a Row each], "bars": [{bar, wanted, found, met}, ...]}
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     machine = {
         "processors": os.cpu_count(),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "load_before": load,
     }
-    path.write_text(json.dumps({"machine": machine, "results": list(rows(measurements))}, indent=2) + "\n")
+    document = {"machine": machine, "results": list(map(asdict, found)), "bars": list(map(asdict, verdicts(found)))}
+    path.write_text(json.dumps(document, indent=2) + "\n")
 
 
-def rows(measurements: Iterable[Measurement]) -> Iterator[dict[str, Any]]:
-    """One for each measurement; `ratio` is its median over that of the case's first peer."""
-    for case, group in groupby(measurements, lambda measurement: measurement.case):
+def read(path: Path) -> list[Row]:
+    """The rows of what `write` wrote."""
+    document: dict[str, Any] = json.loads(path.read_text())
+    return [Row(**result) for result in document["results"]]
+
+
+def rows(measurements: Iterable[Measurement]) -> list[Row]:
+    found = []
+    for _, group in groupby(measurements, lambda measurement: measurement.case):
         base = 0.0
         for measurement in group:
             median = statistics.median(measurement.values)
             base = base or median
-            yield {
-                "case": case,
-                "peer": measurement.peer,
-                "unit": measurement.unit,
-                "median": median,
-                "least": min(measurement.values),
-                "most": max(measurement.values),
-                "ratio": median / base if base else 0.0,
-                "values": measurement.values,
-            }
+            found.append(
+                Row(
+                    case=measurement.case,
+                    peer=measurement.peer,
+                    unit=measurement.unit,
+                    median=median,
+                    least=min(measurement.values),
+                    most=max(measurement.values),
+                    ratio=median / base if base else 0.0,
+                    cpu=_median(measurement.cpu),
+                    peak=max(measurement.peak, default=None),
+                    after=_median(measurement.after),
+                    upstream=_median(measurement.upstream),
+                    values=measurement.values,
+                )
+            )
+    return found
+
+
+def _median(values: list[float]) -> float | None:
+    return statistics.median(values) if values else None
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value < 1 else f"{value:.2f}"

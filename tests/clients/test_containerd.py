@@ -93,6 +93,7 @@ def test_a_private_image_is_pulled_with_the_credentials_that_millpond_has(
         pulled.check(image)
     with token_registry.down(), containerd.pull("docker.io/private/app:1", hosts) as pulled:
         pulled.check(image)
+    millpond.settle_log()
     assert PASSWORD not in millpond.log_text()
 
 

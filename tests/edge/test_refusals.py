@@ -106,6 +106,7 @@ def test_a_body_that_is_sent_all_the_same_cannot_become_the_next_request(house: 
     )
     assert reply.status == 405
     assert get(f"{house.url}/v2/").status == 200
+    house.millpond.settle_log()
     assert len(house.millpond.log_lines(id="smuggled")) == seen
 
 

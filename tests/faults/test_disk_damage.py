@@ -66,8 +66,7 @@ def blob(millpond: Millpond, digest: str = LAYER.digest) -> Reply:
 
 def swept(millpond: Millpond) -> None:
     """The start is over: all that is there has been looked at."""
-    starts = len(millpond.log_lines(event="serving"))
-    wait_until(lambda: len(millpond.log_lines(event="cache swept")) == starts, "the cache is swept")
+    wait_until(lambda: len(millpond.log_lines(event="cache swept")) == millpond.starts, "the cache is swept")
 
 
 def assert_exact(millpond: Millpond) -> None:
@@ -300,7 +299,7 @@ def test_a_locked_ledger_holds_up_no_pull_and_is_written_when_the_lock_is_gone(
     with closing(sqlite3.connect(ledger(millpond), isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         millpond.start()
-        assert millpond.log_lines(reason="database is locked")
+        wait_until(lambda: millpond.log_lines(reason="database is locked"), "the lock has been met")
         pull(base(millpond), IMAGE, "1")
         assert upstream.seen("/blobs/") == upstream.seen(digest)
         other.execute("ROLLBACK")

@@ -146,6 +146,7 @@ def test_credentials_stay_with_the_upstream_that_they_are_for(
     followed = elsewhere.seen(f"/cdn/{cold.digest}")
     assert [request.headers.get("range") for request in followed] == [None, f"bytes={HALF}-"]
     assert not [request for request in followed if "authorization" in request.headers]
+    millpond.settle_log()
     assert "correct horse" not in millpond.log_text()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import signal
 import sys
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.programs import Process, free_port
 from tests.support.pulls import get
+from tests.support.waiting import wait_until
 
 _ROOT: Final = Path(__file__).parents[2]
 _DEFECTS: Final = ("Traceback (most recent", "never retrieved", "was never awaited", "ResourceWarning")
@@ -35,6 +37,7 @@ class Millpond:
         self._log = directory / "millpond.log"
         self._env = {"PYTHONPATH": str(_ROOT), **(env or {})}
         self._process: Process | None = None
+        self.starts = 0
         self.configure(config)
 
     @property
@@ -68,6 +71,7 @@ class Millpond:
         assert self._process is None or not self._process.running
         command = [sys.executable, "-m", "proxy.cli", "serve", "--config", str(self.config_file)]
         self._process = Process(command, self._log, self._env)
+        self.starts += 1
         if wait:
             self._process.wait_ready(self.ready)
         return self
@@ -120,6 +124,12 @@ class Millpond:
             for key, value in self.metrics().items()
             if key.partition("{")[0] == name and all(label in key for label in wanted)
         )
+
+    def settle_log(self) -> None:
+        """Return when everything that has been said so far stands in the log: lines are written a moment later."""
+        name = secrets.token_hex(8)
+        assert get(f"{self.url}/v2/", {"X-Request-Id": name}).status == 200
+        wait_until(lambda: self.log_lines(id=name), "the log has been written")
 
     def log_text(self) -> str:
         return self._log.read_text(errors="replace") if self._log.exists() else ""
