@@ -15,7 +15,7 @@ from proxy.oci.source import BlobStream
 
 # Breaks in a row that brought next to nothing before the download is given up, and breaks in all: an upstream that
 # cuts every few megabytes is put up with for a long time, but not for ever.
-_TRIES: Final = 6
+_TRIES: Final = 8
 _BREAKS: Final = 100
 _PROGRESS: Final = 64 << 10  # bytes after which a connection counts as having worked
 _FIRST_DELAY: Final = 0.2  # seconds, doubled at each try in a row, with jitter
@@ -97,6 +97,10 @@ class Download:
                     await asyncio.sleep(failure.retry_after)  # asking sooner would only be refused again
                 else:
                     await asyncio.sleep(_FIRST_DELAY * 2 ** (tries - 1) * random.uniform(0.5, 1.5))  # noqa: S311
+
+    @property
+    def connected(self) -> bool:
+        return self._stream is not None
 
     @property
     def _complete(self) -> bool:

@@ -163,11 +163,13 @@ class Fetch:
         try:
             while download := download or self._next():
                 try:
+                    await self._connect(download)
                     await self._bring(download)
                 except (Denied, UpstreamFailure, UpstreamInvalid) as error:
                     if self._plan is None or self._working == 1 or download.stop is None:
                         raise
                     # The others go on without this one, and with what it leaves.
+                    await download.aclose()
                     self._plan.give_back(download.at, download.stop)
                     self._retreat(error)
                     return
@@ -177,6 +179,15 @@ class Fetch:
         finally:
             self._working -= 1
             ended()
+
+    async def _connect(self, download: Download) -> None:
+        """Beside others one attempt is enough: a refusal means one connection too many. Alone, `_bring` is patient."""
+        if self._working > 1 and not download.connected:
+            try:
+                await download.open()
+            except (Denied, UpstreamFailure):
+                if self._working > 1:
+                    raise
 
     async def _bring(self, download: Download) -> None:
         assert self._sink is not None

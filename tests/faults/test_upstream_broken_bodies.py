@@ -32,7 +32,7 @@ Ending = Literal["reset", "close"]
 Framing = Literal["length", "chunked", "close"]
 
 HALF: Final = LARGE // 2
-TRIES: Final = 6  # connections in a row that bring next to nothing
+TRIES: Final = 8  # connections in a row that bring next to nothing
 
 
 def ends_early(at: int, framing: Framing) -> Fault:
