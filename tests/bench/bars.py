@@ -33,6 +33,7 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
         *_limited(found),
         *_manifests(found),
         *_storm(found),
+        *_lag(found),
         *_memory(rows),
     ]
 
@@ -103,6 +104,14 @@ def _storm(found: _Found) -> Iterator[Verdict]:
         text = f"{ours.upstream:.3f} x"
         yield Verdict("storm, cold: upstream bytes", "1.00 x the image", text, 0.995 <= ours.upstream < 1.005)
     yield from _at_least("storm, cold: faster than distribution", found.ratio(case, DISTRIBUTION, "millpond"), 2)
+
+
+def _lag(found: _Found) -> Iterator[Verdict]:
+    case = "storm of *, page cache dropped: loop lag p99"
+    ours, beside = found.row(case, "millpond"), found.row(case, "a process beside it")
+    if ours and beside:
+        text = f"{ours.median:.0f} ms; a process that does nothing: {beside.median:.0f} ms"
+        yield Verdict("storm, page cache dropped: loop lag p99", "< 20 ms", text, ours.median < 20)
 
 
 def _memory(rows: Sequence[Row]) -> Iterator[Verdict]:

@@ -28,6 +28,8 @@ class Peer:
     name: str
     port: int
     pid: int = 0
+    admin: int = 0
+    """Millpond's admin port."""
 
     def at(self, path: str) -> Target:
         return Target("127.0.0.1", self.port, path)
@@ -137,7 +139,7 @@ def millpond(
         made.configure({**config, "registry": {"listen": made.host, **registry}})
     try:
         made.start()
-        yield Peer("millpond", made.port, made.process.pid)
+        yield Peer("millpond", made.port, made.process.pid, made.admin_port)
     finally:
         made.stop()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench.bars import verdicts
+from tests.bench.lag import quantile
 from tests.bench.measure import Measurement
 from tests.bench.plots import draw
 from tests.bench.report import Row, read, rows, show, write
@@ -51,6 +52,13 @@ def test_a_bar_is_judged_by_the_ratio_of_medians() -> None:
     }
 
 
+def test_a_share_of_timers_is_read_from_a_histogram_by_straight_lines() -> None:
+    buckets = {0.01: 50.0, 0.02: 90.0, 0.03: 100.0, float("inf"): 100.0}
+    assert quantile(buckets, 0.5) == pytest.approx(0.01)
+    assert quantile(buckets, 0.95) == pytest.approx(0.025)
+    assert quantile({**buckets, float("inf"): 200.0}, 0.99) == pytest.approx(0.03)
+
+
 def test_what_is_written_can_be_read_shown_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(_rows(), tmp_path / "bench.json")
     found = read(tmp_path / "bench.json")
@@ -67,11 +75,16 @@ def test_a_small_run_measures_every_peer_and_counts_what_the_upstream_sent(tmp_p
     require("nginx", "docker-registry")
     small = ["--rounds", "1", "--seconds", "0.2", "--size", "64", "--storm", "20", "--nodes", "4"]
     files = ["--json", str(tmp_path / "bench.json"), "--directory", str(tmp_path)]
-    run([sys.executable, "-m", "tests.bench", "tls", "cold", "storm", *small, *files], env={"PYTHONPATH": str(ROOT)})
+    run(
+        [sys.executable, "-m", "tests.bench", "tls", "cold", "storm", "lag", *small, *files],
+        env={"PYTHONPATH": str(ROOT)},
+    )
     found = {(row.case, row.peer): row for row in read(tmp_path / "bench.json")}
     storm = "storm of 4 nodes, 20 MiB"
     assert found["cold blob, 1 client: last byte", "millpond"].upstream == 1
     assert found[f"{storm}, cold: last node", "millpond"].upstream == 1
     assert found[f"{storm}, warm: last node", "millpond"].upstream == 0
-    assert all(row.median > 0 for row in found.values())
-    assert {"nginx, TLS", "nginx proxy_cache", "distribution proxy", "direct", "millpond"} == {who for _, who in found}
+    assert found[f"{storm}, page cache dropped: loop lag p99", "a process beside it"].median > 0
+    assert all(row.median > 0 for row in found.values() if "loop lag" not in row.case)
+    peers = {"nginx, TLS", "nginx proxy_cache", "distribution proxy", "direct", "millpond", "a process beside it"}
+    assert peers == {who for _, who in found}

@@ -7,7 +7,7 @@ from typing import Final
 
 from tests.bench.cases.cold import cold_16, cold_alone, held, limited
 from tests.bench.cases.manifests import manifests
-from tests.bench.cases.storms import storms
+from tests.bench.cases.storms import lag, storms
 from tests.bench.cases.warm import alone, tls, warm
 from tests.bench.measure import Effort, Measurement
 from tests.bench.stage import Stage
@@ -23,6 +23,7 @@ CASES: Final[dict[str, Case]] = {
     "limited": limited,
     "manifests": manifests,
     "storm": storms,
+    "lag": lag,
 }
 EXTRA: Final[dict[str, Case]] = {"alone": alone}
 """Only when asked for by name."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 from tests.bench.cases.cold import CACHES
+from tests.bench.lag import lags
 from tests.bench.measure import GIB, MIB, Effort, Measurement, metered, table
 from tests.bench.nodes import storm
-from tests.bench.stage import Stage
+from tests.bench.stage import Stage, millpond
 
 LAYERS: Final = 20
 ROUNDS: Final = 2
@@ -41,3 +44,34 @@ def storms(stage: Stage, effort: Effort) -> Iterator[Measurement]:
                     last.upstream.append(stage.sent(image) if state == "cold" else stage.sent_now(image))
     for group in found.values():
         yield from group.values()
+
+
+def lag(stage: Stage, effort: Effort) -> Iterator[Measurement]:
+    """How late the event loop is in a storm: 99 of 100 timers are within this."""
+    image = stage.image(effort.storm_bytes, LAYERS)
+    title = f"storm of {effort.nodes} nodes, {image.size // MIB} MiB"
+    states = ("cold", "warm", "page cache dropped")
+    found = {
+        state: table(f"{title}, {state}: loop lag p99", "ms", ["a process beside it", "millpond"]) for state in states
+    }
+    for number in range(min(effort.rounds, ROUNDS)):
+        with stage.emptied() as directory, millpond(directory, stage.upstream.port) as peer:
+            for state in states:
+                effort.say(f"{title}, {state}: loop lag · {number + 1}")
+                if state == "page cache dropped":
+                    _drop_pages(directory)
+                with lags(peer.admin) as late:
+                    storm(peer.at("/"), image, effort.nodes)
+                found[state]["a process beside it"].values.append(late.beside * 1000)
+                found[state]["millpond"].values.append(late.server * 1000)
+    for group in found.values():
+        yield from group.values()
+
+
+def _drop_pages(directory: Path) -> None:
+    """What the files below `directory` have in the page cache goes."""
+    os.sync()
+    for path in directory.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
