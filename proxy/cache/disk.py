@@ -19,6 +19,7 @@ from proxy.cache.index import Index
 from proxy.cache.journal import Journal
 from proxy.cache.ledger import Ledger, Record
 from proxy.cache.lock import DirectoryLock
+from proxy.cache.register import Register
 from proxy.cache.sweep import scrub, sweep
 from proxy.observe.metrics import Metrics
 from proxy.oci.digest import Digest
@@ -50,8 +51,9 @@ class DiskCache:
         Raises:
             DirectoryInUse: another process has the directory.
         """
+        self._directory = directory
         self._files: Files | None = None
-        self._journal: Journal | None = None
+        self._journals: list[Journal] = []
         self._lock: DirectoryLock | None = None
         self.catalog, self._index = _restored(_keep_no_note, clock, ())
         off, total = "", 0
@@ -64,7 +66,8 @@ class DiskCache:
             ledger = Ledger(directory / "ledger")
             journal = Journal(ledger, self._records)
             self.catalog, self._index = ledger.load(partial(_restored, journal.note, clock))
-            self._journal, self._files = journal, files
+            self._journals.append(journal)
+            self._files = files
         except OSError as error:
             off = f"{directory} cannot be used: {error.strerror or error}"
             structlog.get_logger().error("disk cache off, every pull passes through", reason=off)
@@ -77,18 +80,26 @@ class DiskCache:
             off=off,
         )
 
+    def register(self, name: str) -> Register:
+        """A durable mapping below the directory. Ask for it before `tend`; blocks while it is read."""
+        register = Register(self._directory / name if self._files else None)
+        if register.journal:
+            self._journals.append(register.journal)
+        return register
+
     async def tend(self) -> None:
         """Sweep once, then scrub, and write the ledger behind all that; until cancelled."""
-        if self._files is None or self._journal is None:
+        if self._files is None:
             return
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_surviving(self._journal.run))
+            for journal in self._journals:
+                tasks.create_task(_surviving(journal.run))
             tasks.create_task(_surviving(partial(self._watch, self._files)))
 
     async def close(self) -> None:
         """Write down what is noted, and let go of the directory."""
-        if self._journal:
-            await self._journal.close()
+        for journal in self._journals:
+            await journal.close()
         self.blobs.close()
         if self._lock:
             self._lock.release()
