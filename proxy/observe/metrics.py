@@ -52,6 +52,15 @@ class Metrics:
         self.cache_up = self._gauge("cache_up", "1 while the disk cache accepts new content, else 0.")
         self.evictions = self._counter("cache_evictions", "Blobs evicted to make room.")
         self.dropped = self._counter("cache_dropped", "Verified blobs that could not be kept on disk.")
+        self.ecr_calls = self._counter("ecr_calls", "Calls to ECR, each attempt.", "target", "operation", "outcome")
+        self.ecr_pushed_bytes = self._counter("ecr_pushed_bytes", "Bytes of layers pushed to ECR.", "target")
+        self.ecr_images = self._counter("ecr_images", "Images that a push has ended for.", "target", "outcome")
+        self.ecr_queue = self._gauge("ecr_queue", "Images by how far their push is.", "target", "state")
+        self.ecr_tag_clashes = self._counter(
+            "ecr_tag_clashes", "Moved tags that an immutable repository kept where they were. Alarm on any.", "target"
+        )
+        self.ecr_reads = self._counter("ecr_reads", "Reads from ECR on a miss.", "target", "noun", "outcome")
+        self.ecr_read_bytes = self._counter("ecr_read_bytes", "Bytes received from ECR.", "target")
         self.loop_lag = Histogram(
             "millpond_event_loop_lag_seconds",
             "How late the event loop was for a timer.",
