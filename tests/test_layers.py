@@ -26,6 +26,7 @@ def test_importing_a_module_does_nothing(tmp_path: Path) -> None:
     )
     program = (
         "import importlib, sys, threading\n"
+        "import urllib3\n"  # boto3's; it binds a socket to learn whether this machine has IPv6
         "opened = []\n"
         "watched = ('socket.connect', 'socket.bind', 'os.mkdir', 'os.remove', 'os.rename', 'sqlite3.connect')\n"
         "sys.addaudithook(lambda event, args: opened.append(event) if event in watched else None)\n"

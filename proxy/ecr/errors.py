@@ -17,6 +17,9 @@ EcrError                    base; `str(error)` says what happened, and what to d
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from proxy.oci.errors import MillpondError
 
 
@@ -42,6 +45,14 @@ class Refused(EcrError):
 
 class Rejected(EcrError):
     pass
+
+
+class ServiceError(EcrError):
+    def __init__(self, code: str, message: str, fields: Mapping[str, Any]) -> None:
+        """`code` is AWS's name of it, `fields` are its modelled members."""
+        super().__init__(message)
+        self.code = code
+        self.fields = fields
 
 
 class RepositoryMissing(EcrError):
