@@ -78,6 +78,7 @@ class Authenticator:
         self._clock = clock
         self.uses_tokens = False  # whether upstream's latest challenge was for a token
         self._basic: str | None = None  # once upstream has asked for it
+        self._given: str | None = None  # the latest that has been made
         self._bearer: _Bearer | None = None  # upstream's latest challenge: a guess for repositories not yet seen
         self._bearers: OrderedDict[str | None, _Bearer] = OrderedDict()
         self._tokens: OrderedDict[_Bearer, _Token] = OrderedDict()
@@ -86,6 +87,7 @@ class Authenticator:
     async def header(self, path: str | None) -> str | None:
         """What to send with a request about repository `path` (None: about none), by what upstream asked for before."""
         if self._basic is not None:
+            self._basic = await self._credentials()
             return self._basic
         bearer = self._bearers.get(path) or (self._bearer.for_path(path) if self._bearer else None)
         return await self._token(bearer, path) if bearer else None
@@ -115,7 +117,7 @@ class Authenticator:
                 raise Denied(f"upstream {self._endpoint.name} asks for a password; {credentials_hint(self._endpoint)}")
             self._bearer, self.uses_tokens = None, False
             self._bearers.clear()
-            self._basic = self._credentials()
+            self._basic = await self._credentials()
             return self._basic
         raise UpstreamInvalid(
             f"upstream {self._endpoint.name} answered 401 without a Bearer or Basic challenge that can be answered"
@@ -124,6 +126,9 @@ class Authenticator:
     def drop(self, path: str | None, header: str) -> None:
         """Forget what did not work: the next challenge counts. A newer token that others fetched meanwhile stays."""
         self._bearers.pop(path, None)
+        if header == self._basic:
+            self._basic = None
+        self._refused(header)
         for bearer in [bearer for bearer, token in self._tokens.items() if token.header == header]:
             del self._tokens[bearer]
 
@@ -178,7 +183,7 @@ class Authenticator:
             url += ("&" if "?" in url else "?") + query
         headers = {"Accept": "application/json"}
         if self._endpoint.has_credentials:
-            headers["Authorization"] = self._credentials()
+            headers["Authorization"] = await self._credentials()
         target = bearer.realm.at(url)
         asked_at = self._clock()
 
@@ -192,7 +197,13 @@ class Authenticator:
                     )
                 return await reply.read(MAX_TOKEN_BODY, within=self._within)
 
-        return self._parse(await retried(once), target, asked_at)
+        try:
+            return self._parse(await retried(once), target, asked_at)
+        except Denied:
+            if not self._refused(headers.get("Authorization")):
+                raise
+            headers["Authorization"] = await self._credentials()
+            return self._parse(await retried(once), target, asked_at)
 
     def _parse(self, body: bytes, target: Target, asked_at: float) -> _Token:
         invalid = UpstreamInvalid(f"upstream {self._endpoint.name}: {target} answered without a usable token")
@@ -211,9 +222,21 @@ class Authenticator:
         lifetime = min(max(lifetime, SHORTEST_LIFETIME), LONGEST_LIFETIME)
         return _Token(f"Bearer {value}", asked_at + lifetime * REFRESH_AT, asked_at + lifetime)
 
-    def _credentials(self) -> str:
-        pair = f"{self._endpoint.username}:{self._endpoint.password}".encode()
-        return "Basic " + base64.b64encode(pair).decode()
+    async def _credentials(self) -> str:
+        username, password = self._endpoint.username, self._endpoint.password
+        if self._endpoint.login is not None:
+            username, password = await self._endpoint.login()
+        self._given = "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
+        return self._given
+
+    def _refused(self, header: str | None) -> bool:
+        """Have a login made anew whose latest result has been refused. Whether that can be done."""
+        if self._endpoint.forget is None:
+            return False
+        if header == self._given:
+            self._endpoint.forget()
+            self._given = None  # once, for any number of callers that it was refused to
+        return True
 
 
 def _own_scope(path: str | None) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -28,10 +29,13 @@ class Endpoint:
     ca_file: Path | None = None  # trusted in addition to the system's authorities
     username: str | None = None
     password: str | None = field(default=None, repr=False)
+    # Instead of the two: asked each time they are needed; raises Denied, UpstreamFailure or UpstreamInvalid.
+    login: Callable[[], Awaitable[tuple[str, str]]] | None = field(default=None, repr=False)
+    forget: Callable[[], None] | None = field(default=None, repr=False)  # told when what it gave was refused
 
     @property
     def has_credentials(self) -> bool:
-        return self.username is not None and self.password is not None
+        return self.login is not None or (self.username is not None and self.password is not None)
 
 
 @dataclass(frozen=True, slots=True)
