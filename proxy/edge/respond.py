@@ -48,6 +48,7 @@ class BlobResponse(Response):
         try:
             async with aclosing(self._blob.read(self._start, self._stop)) as pieces:
                 piece: Piece | None = await anext(pieces, b"")
+                self.headers["X-Millpond"] = self._blob.origin  # who gave it is certain now
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
                 left = self._stop - self._start
                 while piece is not None:

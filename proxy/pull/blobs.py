@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, Protocol
@@ -17,11 +17,14 @@ from proxy.oci.digest import Digest
 from proxy.oci.errors import Denied, DiskFailure, Unknown, UpstreamFailure, UpstreamInvalid
 from proxy.oci.names import Repository
 from proxy.oci.source import Source
+from proxy.pull.delivery import Delivery, Tier
 from proxy.pull.flight import Flight, Piece, Segment
 from proxy.pull.freshness import Refusals
 from proxy.pull.lanes import Lanes
+from proxy.pull.near import Near
 from proxy.pull.relay import Relay
 from proxy.pull.shared import Shared
+from proxy.pull.tiers import Tiers
 
 Origin = Literal["hit", "joined", "ecr", "upstream", "stale"]
 """Where an answer came from: the values of the X-Millpond header."""
@@ -49,16 +52,19 @@ class Blobs:
         *,
         connections: Mapping[str, int],
         metrics: Metrics,
+        near: Sequence[Near] = (),
     ) -> None:
-        """`sources` has the remote registry for each upstream's name, `connections` how many may bring one blob."""
+        """`sources` has the remote registry for each upstream's name, `connections` how many may bring one blob;
+        `near` are the ECR targets that are read, nearest first."""
         self._store = store
         self._catalog = catalog
         self._sources = sources
         self._lanes = {name: Lanes(count) for name, count in connections.items()}
         self._metrics = metrics
+        self._near = near
         self._flights: dict[Digest, Flight] = {}
         self._refusals = Refusals()
-        self._confirmations: Shared[int] = Shared()
+        self._confirmations: Shared[tuple[int, Tier]] = Shared()
         metrics.flights.set_function(lambda: len(self._flights))
 
     async def size(self, repository: Repository, digest: Digest) -> tuple[int, Origin]:
@@ -69,10 +75,10 @@ class Blobs:
         """
         if self._catalog.blob_size(repository, digest) is not None and digest in self._store:
             return self._store.size(digest), "hit"
-        return await self._confirm(repository, digest), "upstream"
+        return await self._confirm(repository, digest)
 
-    async def open(self, repository: Repository, digest: Digest) -> Blob:
-        """The blob, once it is certain that it can be sent. The caller closes it.
+    async def open(self, repository: Repository, digest: Digest, *, spare: bool = False) -> Blob:
+        """The blob, once it is certain that it can be sent. The caller closes it. `spare`: no client waits for it.
 
         Raises:
             BlobUnknown, Denied, UpstreamFailure, UpstreamInvalid: as upstream answers.
@@ -82,17 +88,17 @@ class Blobs:
             flight = self._flights.get(digest)
             if flight is None and digest in self._store:
                 if known is None:
-                    known = await self._confirm(repository, digest)
+                    known, _ = await self._confirm(repository, digest)
                 elif file := await self._store.open(digest):
                     return _Cached(file)
                 elif digest in self._store:  # and still there: the disk does not give it out at the moment
                     return self._pass(repository, digest, known)
                 continue
             if flight is not None and known is None and flight.repository != repository:
-                known = await self._confirm(repository, digest)
+                known, _ = await self._confirm(repository, digest)
                 continue
             try:
-                return await self._fly(flight, repository, digest, known)
+                return await self._fly(flight, repository, digest, known, spare=spare)
             except (Unknown, Denied):
                 # What one repository does not have, another may: the flight was somebody else's.
                 if flight is None or flight.repository == repository:
@@ -107,74 +113,86 @@ class Blobs:
         await self._confirmations.close()
         await asyncio.gather(*(flight.cancel() for flight in list(self._flights.values())))
 
-    async def _fly(self, flight: Flight | None, repository: Repository, digest: Digest, known: int | None) -> Blob:
-        origin: Origin = "upstream" if flight is None else "joined"
+    async def _fly(
+        self, flight: Flight | None, repository: Repository, digest: Digest, known: int | None, *, spare: bool
+    ) -> Blob:
+        joined = flight is not None
         if flight is None:
             self._refusals.check(repository, digest)
             if known is not None and not self._store.admits(known):
                 return self._pass(repository, digest, known)
-            flight = self._start(repository, digest, known)
+            flight = self._start(repository, digest, known, spare=spare)
         else:
             self._metrics.flight_joins.inc()
+            if not spare:
+                flight.hurry()
         try:
             size = await flight.opened()
         except DiskFailure:
             if known is None:
-                known = await self._confirm(repository, digest)
+                known, _ = await self._confirm(repository, digest)
             return self._pass(repository, digest, known)
         except (Unknown, Denied) as refusal:
             self._refusals.remember(flight.repository, digest, refusal=refusal)
             raise
         if known not in (None, size):
             return self._pass(repository, digest, known)  # this repository's upstream says otherwise: let it show
-        return _Flying(flight, self._relay(repository, digest, size), size, origin)
+        again = partial(self.open, repository, digest, spare=spare)
+        return _Flying(flight, self._relay(repository, digest, size), size, "joined" if joined else flight.tier, again)
 
     def _pass(self, repository: Repository, digest: Digest, size: int) -> Blob:
         return _Passing(self._relay(repository, digest, size), size)
 
     def _relay(self, repository: Repository, digest: Digest, size: int) -> Relay:
-        return Relay(self._sources[repository.upstream], repository, digest, size, self._metrics)
+        return Relay(self._delivery(repository, digest, size), size, self._metrics)
 
-    def _start(self, repository: Repository, digest: Digest, known: int | None) -> Flight:
+    def _tiers(self, repository: Repository) -> Tiers:
+        return Tiers(repository, self._sources[repository.upstream], self._near)
+
+    def _delivery(self, repository: Repository, digest: Digest, known: int | None) -> Delivery:
+        lanes = self._lanes[repository.upstream]
+        return self._tiers(repository).delivery(digest, known, lanes, self._metrics)
+
+    def _start(self, repository: Repository, digest: Digest, known: int | None, *, spare: bool) -> Flight:
         flight = Flight(
-            digest,
+            self._delivery(repository, digest, known),
             known,
-            repository,
-            self._sources[repository.upstream],
-            lanes=self._lanes[repository.upstream],
             store=self._store,
             metrics=self._metrics,
             ended=self._ended,
+            spare=spare,
         )
         self._flights[digest] = flight
         flight.start()
         return flight
 
     def _ended(self, flight: Flight) -> None:
-        if flight.verified:
+        if flight.verified and flight.tier == "upstream":
             self._catalog.add_blob(flight.repository, flight.digest, flight.size)
         del self._flights[flight.digest]
 
-    async def _confirm(self, repository: Repository, digest: Digest) -> int:
-        """Ask upstream whether this repository holds the blob: the same bytes elsewhere are no permission.
+    async def _confirm(self, repository: Repository, digest: Digest) -> tuple[int, Tier]:
+        """Ask whether this repository holds the blob, and who says so: the same bytes elsewhere are no permission.
 
-        The size is remembered only once the bytes bear it out: a gateway's page must not stand for the blob for ever.
+        Upstream's word is remembered once the bytes bear it out: a gateway's page must not stand for the blob for ever.
+        That of ECR counts for the moment only, since upstream may have withdrawn the blob long ago.
         """
-        size, _ = await self._confirmations.run((repository, digest), partial(self._ask, repository, digest))
-        return size
+        answer, _ = await self._confirmations.run((repository, digest), partial(self._ask, repository, digest))
+        return answer
 
-    async def _ask(self, repository: Repository, digest: Digest) -> int:
+    async def _ask(self, repository: Repository, digest: Digest) -> tuple[int, Tier]:
         self._refusals.check(repository, digest)
         try:
-            size = await self._sources[repository.upstream].blob_size(repository.path, digest)
+            size, tier = await self._tiers(repository).blob_size(digest)
         except (Unknown, Denied) as refusal:
             self._refusals.remember(repository, digest, refusal=refusal)
             raise
         if digest in self._store:
             if size != self._store.size(digest):
-                raise UpstreamInvalid(f"upstream says that {digest} has {size} bytes: that is not its size")
-            self._catalog.add_blob(repository, digest, size)
-        return size
+                raise UpstreamInvalid(f"{tier} says that {digest} has {size} bytes: that is not its size")
+            if tier == "upstream":
+                self._catalog.add_blob(repository, digest, size)
+        return size, tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,14 +214,19 @@ class _Cached:
         self.blob.close()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Flying:
-    """A blob that is arriving. Should the disk give out meanwhile, the rest comes past it."""
+    """A blob that is arriving. Should the disk give out meanwhile, the rest comes past it; should ECR have given wrong
+    bytes, a reader who has had none of them yet begins anew with somebody else."""
 
     flight: Flight
     relay: Relay
     size: int
     origin: Origin
+    again: Callable[[], Awaitable[Blob]]
+
+    def __post_init__(self) -> None:
+        self.flight.hold()
 
     async def read(self, start: int, stop: int) -> AsyncGenerator[Piece, None]:
         at = start
@@ -216,9 +239,24 @@ class _Flying:
             async with aclosing(self.relay.read(at, stop, self.flight.arrived())) as chunks:
                 async for chunk in chunks:
                     yield chunk
+        except UpstreamInvalid:
+            if at > start or not self.flight.misled:
+                raise
+            async with aclosing(self._read_again(start, stop)) as pieces:
+                async for piece in pieces:
+                    yield piece
+
+    async def _read_again(self, start: int, stop: int) -> AsyncGenerator[Piece, None]:
+        with closing(await self.again()) as blob:
+            if blob.size != self.size:
+                raise UpstreamInvalid(f"the blob has {blob.size} bytes where ECR said {self.size}")
+            self.origin = blob.origin
+            async with aclosing(blob.read(start, stop)) as pieces:
+                async for piece in pieces:
+                    yield piece
 
     def close(self) -> None:
-        """The flight looks after its file."""
+        self.flight.release()
 
 
 @dataclass(frozen=True, slots=True)

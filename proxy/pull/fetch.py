@@ -1,4 +1,4 @@
-"""Bringing one blob from its source: by one connection, or by several as long as the total grows with them."""
+"""Bringing one blob: by one connection, or by several as long as the total grows with them."""
 
 from __future__ import annotations
 
@@ -6,17 +6,13 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import aclosing
-from functools import partial
 from typing import Final, Protocol
 
 import structlog
 
-from proxy.oci.digest import Digest
 from proxy.oci.errors import Denied, MillpondError, UpstreamFailure, UpstreamInvalid
-from proxy.oci.names import Repository
-from proxy.oci.source import Source
+from proxy.pull.delivery import Delivery
 from proxy.pull.download import Download
-from proxy.pull.lanes import Lanes
 from proxy.pull.plan import Plan
 
 # Smaller blobs are over before a second connection has said hello.
@@ -39,24 +35,20 @@ class Fetch:
 
     def __init__(
         self,
-        source: Source,
-        repository: Repository,
-        digest: Digest,
+        delivery: Delivery,
         *,
         expected: int | None,
-        lanes: Lanes,
         broke: Callable[[], object],
-        received: Callable[[int], object],
+        spare: bool,
     ) -> None:
-        """`expected` is the size in bytes that a descriptor states. `broke` is called at each resumption, `received`
-        with the length of each chunk."""
-        self._source = source
-        self._repository = repository
-        self._digest = digest
+        """`expected` is the size in bytes that a descriptor states. `broke` is called at each resumption. `spare`: one
+        connection, until somebody is in a hurry."""
+        self._delivery = delivery
         self._size = expected
-        self._lanes = lanes
         self._broke = broke
-        self._received = received
+        self._hurried = asyncio.Event()
+        if not spare:
+            self._hurried.set()
         self._first: Download | None = None
         self._plan: Plan | None = None  # None: one connection brings it all
         self._sink: Callable[[int], Sink] | None = None
@@ -69,7 +61,7 @@ class Fetch:
 
     async def open(self) -> int:
         """Connect; the blob's size in bytes, once the source has agreed to send it."""
-        if self._size is not None and self._size >= _PARALLEL_FROM and self._lanes.per_blob > 1:
+        if self._size is not None and self._size >= _PARALLEL_FROM and self._delivery.lanes.per_blob > 1:
             try:
                 return await self._open_first_of_many(self._size)
             except UpstreamInvalid as error:
@@ -78,7 +70,7 @@ class Fetch:
         self._first = self._download(0, None)
         await self._first.open()
         if self._first.size is None:
-            self._first.size = await self._source.blob_size(self._repository.path, self._digest)
+            self._first.size = await self._delivery.size()
         self._size = self._first.size
         return self._size
 
@@ -107,9 +99,15 @@ class Fetch:
 
     def want(self, at: int) -> None:
         """Somebody waits for the byte at `at`: what holds it is fetched next, by one more connection if it may be."""
-        if self._plan is not None and self._plan.want(at) and self._working < self._lanes.per_blob:
+        if self._plan is None or not self._plan.want(at) or not self._hurried.is_set():
+            return
+        if self._working < self._delivery.lanes.per_blob:
             self._wish = max(self._wish, self._working + 1)
             self._add_worker()
+
+    def hurry(self) -> None:
+        """A client has come: from now on as many connections as help."""
+        self._hurried.set()
 
     async def aclose(self) -> None:
         """Let go of a connection that was opened and never run."""
@@ -127,11 +125,12 @@ class Fetch:
             self._plan = plan
         else:
             self._first.stop = None  # it sends everything, so it may as well
-            self._lanes.beware()
+            self._delivery.lanes.beware()
         return size
 
     async def _steer(self) -> None:
         """Double the connections while that makes the whole faster; when it no longer does, go one step back."""
+        await self._hurried.wait()
         rate = 0.0
         before = self._wish
         while self._plan is not None and self._plan.unclaimed and self._working:
@@ -142,16 +141,17 @@ class Fetch:
                 self._wish = min(self._wish, before)
                 return
             rate, before = achieved, self._wish
-            self._wish = min(self._wish * 2, self._lanes.per_blob)
+            self._wish = min(self._wish * 2, self._delivery.lanes.per_blob)
             if self._wish == before:
                 return
             while self._working < self._wish and self._add_worker():
                 pass
 
     def _add_worker(self) -> bool:
-        if self._over or not self._lanes.take():
+        lanes = self._delivery.lanes
+        if self._over or not lanes.take():
             return False
-        self._start(None, self._lanes.give_back)
+        self._start(None, lanes.give_back)
         return True
 
     def _start(self, download: Download | None, ended: Callable[[], object] = lambda: None) -> None:
@@ -196,7 +196,6 @@ class Fetch:
             async with download, aclosing(aiter(download)) as chunks:
                 async for chunk in chunks:
                     self._bytes += len(chunk)
-                    self._received(len(chunk))
                     await sink.write(chunk)
         finally:
             await sink.drain()
@@ -206,12 +205,10 @@ class Fetch:
         return self._download(stretch.start, stretch.stop) if stretch else None
 
     def _download(self, start: int, stop: int | None) -> Download:
-        opening = partial(self._source.blob, self._repository.path, self._digest)
-        return Download(opening, expected=self._size, start=start, stop=stop, broke=self._broke)
+        return Download(self._delivery.open, expected=self._size, start=start, stop=stop, broke=self._broke)
 
     def _retreat(self, error: MillpondError) -> None:
         self._wish = 1
-        self._lanes.beware()
-        structlog.get_logger().warning(
-            "one connection a blob from now on", upstream=self._repository.upstream, why=str(error)
-        )
+        self._delivery.lanes.beware()
+        upstream = self._delivery.repository.upstream
+        structlog.get_logger().warning("one connection a blob from now on", upstream=upstream, why=str(error))

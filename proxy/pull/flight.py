@@ -17,13 +17,11 @@ import structlog
 from proxy.cache.blobs import BlobStore
 from proxy.cache.files import IncomingFile
 from proxy.observe.metrics import Metrics
-from proxy.oci.digest import Digest, Hasher
+from proxy.oci.digest import Hasher
 from proxy.oci.errors import DiskFailure, MillpondError, UpstreamInvalid, UpstreamTimeout, UpstreamUnreachable
-from proxy.oci.names import Repository
-from proxy.oci.source import Source
+from proxy.pull.delivery import Delivery, Tier
 from proxy.pull.fetch import Fetch
 from proxy.pull.landed import Landed
-from proxy.pull.lanes import Lanes
 
 if TYPE_CHECKING:
     from io import FileIO
@@ -58,39 +56,35 @@ class Flight:
 
     def __init__(
         self,
-        digest: Digest,
+        delivery: Delivery,
         expected: int | None,
-        repository: Repository,
-        source: Source,
         *,
-        lanes: Lanes,
         store: BlobStore,
         metrics: Metrics,
         ended: Callable[[Flight], None],
+        spare: bool = False,
     ) -> None:
-        """`expected` is the size in bytes that a descriptor states. `ended` is called once it has."""
-        self.digest = digest
-        self.repository = repository
-        self.source = source
+        """`expected` is the size in bytes that a descriptor states. `ended` is called once it has. `spare`: no client
+        waits for it, so one connection is enough until `hurry`."""
+        self.digest = delivery.digest
+        self.repository = delivery.repository
         self.size = 0  # bytes, once opened
         self.verified = False  # whether all of it has landed and hashes to the digest
-        self._lanes = lanes
+        self.misled = False  # it failed by wrong bytes of somebody who is not asked for them again
+        self._delivery = delivery
         self._store = store
         self._metrics = metrics
         self._ended_with = ended
         self._fetch = Fetch(
-            source,
-            repository,
-            digest,
+            delivery,
             expected=expected,
-            lanes=lanes,
-            broke=metrics.resumes.labels(repository.upstream).inc,
-            received=metrics.fetched_bytes.labels(repository.upstream).inc,
+            broke=metrics.resumes.labels(self.repository.upstream).inc,
+            spare=spare,
         )
         self._landed = Landed()
         self._opened: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._incoming: IncomingFile | None = None
-        self._followers = 0
+        self._holders = 0
         self._fetched = False  # nothing more will land
         self._ended = False
         self._failure: MillpondError | None = None
@@ -103,6 +97,23 @@ class Flight:
     async def opened(self) -> int:
         """The blob's size in bytes, once upstream has agreed to send it. Raises what made it fail before that."""
         return await asyncio.shield(self._opened)
+
+    @property
+    def tier(self) -> Tier:
+        """Who brings it, once opened."""
+        return self._delivery.tier
+
+    def hurry(self) -> None:
+        """A client waits for it."""
+        self._fetch.hurry()
+
+    def hold(self) -> None:
+        """Keep the file readable, whenever the flight ends, until `release`."""
+        self._holders += 1
+
+    def release(self) -> None:
+        self._holders -= 1
+        self._close_when_unused()
 
     async def cancel(self) -> None:
         """End it, and wait for the end. What has been verified is kept first: that takes only as long as the disk."""
@@ -117,7 +128,7 @@ class Flight:
         return self._incoming.hasher.copy(), self._incoming.hashed
 
     async def follow(self, start: int, stop: int) -> AsyncGenerator[Piece, None]:
-        """The bytes from `start` to `stop`, as they land.
+        """The bytes from `start` to `stop`, as they land. Whoever follows holds the flight.
 
         A range that ends at the blob's end completes only after verification; an inner one as soon as it is there.
 
@@ -125,29 +136,24 @@ class Flight:
             DiskFailure: the disk gave out; what had arrived until then has been yielded.
             UpstreamFailure, UpstreamInvalid: the flight failed, or nothing came for too long.
         """
-        self._followers += 1
-        try:
-            size = await self.opened()
-            assert self._incoming is not None
-            at = start
-            while at < stop or (stop == size and not self.verified):
-                inner = stop < size or self.verified
-                reach = self._landed.reach(at)
-                limit = min(stop, reach if inner else min(reach, size - _HELD_BACK))
-                if isinstance(self._failure, DiskFailure):
-                    limit = min(stop, reach, size - 1)
-                if limit > at:
-                    yield Segment(self._incoming.file, at, limit - at)
-                    at = limit
-                elif self._failure is not None:
-                    raise self._failure
-                else:
-                    if reach == at:
-                        self._fetch.want(at)
-                    await self._progress()
-        finally:
-            self._followers -= 1
-            self._close_when_unused()
+        size = await self.opened()
+        assert self._incoming is not None
+        at = start
+        while at < stop or (stop == size and not self.verified):
+            inner = stop < size or self.verified
+            reach = self._landed.reach(at)
+            limit = min(stop, reach if inner else min(reach, size - _HELD_BACK))
+            if isinstance(self._failure, DiskFailure):
+                limit = min(stop, reach, size - 1)
+            if limit > at:
+                yield Segment(self._incoming.file, at, limit - at)
+                at = limit
+            elif self._failure is not None:
+                raise self._failure
+            else:
+                if reach == at:
+                    self._fetch.want(at)
+                await self._progress()
 
     async def _progress(self) -> None:
         try:
@@ -195,14 +201,19 @@ class Flight:
         finally:
             await self._fetch.aclose()
         if not incoming.verified:
-            self._lanes.beware()  # ranges that are not what they say would look just like this
-            self._metrics.unverified.labels("upstream").inc()
-            structlog.get_logger().error(
-                "upstream sent wrong bytes", digest=self.digest, repository=str(self.repository), size=size
-            )
-            raise UpstreamInvalid(f"the bytes that upstream sent do not hash to {self.digest}; none were kept")
+            self._accuse()
+            raise UpstreamInvalid(f"the bytes that {self.tier} sent do not hash to {self.digest}; none were kept")
         self.verified = True
         self._wake()
+
+    def _accuse(self) -> None:
+        self.misled = self._delivery.blame()
+        if not self.misled:
+            self._delivery.lanes.beware()  # ranges that are not what they say would look just like this
+            self._metrics.unverified.labels("upstream").inc()
+            structlog.get_logger().error(
+                "upstream sent wrong bytes", digest=self.digest, repository=str(self.repository), size=self.size
+            )
 
     async def _hash(self, incoming: IncomingFile) -> None:
         """Follow the front, beside everything else."""
@@ -236,7 +247,7 @@ class Flight:
         self._wake()
 
     def _close_when_unused(self) -> None:
-        if self._ended and not self._followers and self._incoming is not None:
+        if self._ended and not self._holders and self._incoming is not None:
             self._incoming.file.close()
 
 

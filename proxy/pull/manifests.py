@@ -20,8 +20,11 @@ from proxy.oci.manifest import Manifest, parse_manifest
 from proxy.oci.names import Reference, Repository, Tag
 from proxy.oci.source import Source
 from proxy.pull.blobs import Origin
-from proxy.pull.freshness import PATIENCE, Refusals, TagPolicy
+from proxy.pull.delivery import Tier
+from proxy.pull.freshness import Refusals, TagPolicy
+from proxy.pull.near import Near
 from proxy.pull.shared import Shared
+from proxy.pull.tiers import Tiers
 
 # Bodies of manifests kept in memory, in bytes: some thousands of them.
 _MEMORY: Final = 32 << 20
@@ -47,18 +50,21 @@ class Manifests:
         policies: Mapping[str, TagPolicy],
         metrics: Metrics,
         clock: Callable[[], float],
+        near: Sequence[Near] = (),
     ) -> None:
-        """`sources` and `policies` are by upstream name; `clock` is wall time that never jumps, in seconds."""
+        """`sources` and `policies` are by upstream name; `clock` is wall time that never jumps, in seconds; `near` are
+        the ECR targets that are read, nearest first."""
         self._store = store
         self._catalog = catalog
         self._sources = sources
         self._policies = policies
         self._metrics = metrics
         self._clock = clock
+        self._near = near
         self._memory = _Memory()
         self._refusals = Refusals()
         self._checks: Shared[Answer] = Shared()
-        self._fetches: Shared[Manifest] = Shared()
+        self._fetches: Shared[Answer] = Shared()
 
     async def get(self, repository: Repository, reference: Reference, accept: Sequence[str]) -> Answer:
         """The manifest, by tag or digest. `accept` are the types that the client names.
@@ -92,9 +98,14 @@ class Manifests:
             self._memory.add(manifest)
         return manifest
 
-    async def keep(self, repository: Repository, manifest: Manifest) -> None:
-        """Remember a manifest that upstream gave for this repository."""
-        self._metrics.fetched_bytes.labels(repository.upstream).inc(len(manifest.body))
+    def remembered(self, repository: Repository, digest: Digest) -> Manifest | None:
+        """The manifest, if this repository was seen to hold it and it is in memory."""
+        return self._memory.get(digest) if self._catalog.media_type(repository, digest) else None
+
+    async def keep(self, repository: Repository, manifest: Manifest, tier: Tier = "upstream") -> None:
+        """Remember a manifest that `tier` gave for this repository."""
+        if tier == "upstream":
+            self._metrics.fetched_bytes.labels(repository.upstream).inc(len(manifest.body))
         try:
             await self._store.put(manifest.digest, manifest.body)
         except DiskFailure as error:
@@ -112,13 +123,16 @@ class Manifests:
         record = self._catalog.tag(repository, tag)
         cached = await self.cached(repository, record.digest) if record else None
         if record is None or cached is None:
+            if self._tiers(repository).copied:
+                # What it points at may be nearer than upstream, so only that is asked for there.
+                return await self._check(repository, tag, None, accept)
             return await self._fetch(repository, tag, accept)
         if policy.fresh(record.checked, self._clock()):
             return Answer(cached, "hit")
         usable = policy.usable(record.checked, self._clock())
         try:
-            check = self._checks.run((repository, tag), partial(self._revalidate, repository, tag, cached, accept))
-            answer, joined = await asyncio.wait_for(check, PATIENCE if usable else None)
+            patience = self._tiers(repository).patience if usable else None
+            return await asyncio.wait_for(self._check(repository, tag, cached, accept), patience)
         except (Unknown, Denied) as refusal:
             if isinstance(refusal, Unknown) and policy.keep_deleted:
                 return Answer(cached, "stale")
@@ -129,42 +143,59 @@ class Manifests:
                 raise
             structlog.get_logger().warning("serving stale tag", repository=str(repository), tag=tag, why=str(failure))
             return Answer(cached, "stale")
-        return Answer(answer.manifest, "joined") if joined and answer.origin == "upstream" else answer
 
-    async def _revalidate(self, repository: Repository, tag: Tag, cached: Manifest, accept: Sequence[str]) -> Answer:
-        """Ask upstream where the tag points now; download only what is not here yet."""
+    async def _check(self, repository: Repository, tag: Tag, cached: Manifest | None, accept: Sequence[str]) -> Answer:
+        work = partial(self._revalidate, repository, tag, cached, accept)
+        answer, joined = await self._checks.run((repository, tag, frozenset(accept)), work)
+        return Answer(answer.manifest, "joined") if joined and answer.origin != "hit" else answer
+
+    async def _revalidate(
+        self, repository: Repository, tag: Tag, cached: Manifest | None, accept: Sequence[str]
+    ) -> Answer:
+        """Ask where the tag points now; download only what is not here yet."""
         self._refusals.check(repository, tag)
         try:
-            digest = await self._sources[repository.upstream].resolve(repository.path, tag, accept)
+            digest, tier = await self._tiers(repository).resolve(tag, accept)
         except (Unknown, Denied) as refusal:
             self._refusals.remember(repository, tag, refusal=refusal)
             raise
         if digest is None:
             return await self._fetch(repository, tag, accept)
-        known = cached if digest == cached.digest else await self.cached(repository, digest)
+        known = cached if cached and digest == cached.digest else await self.cached(repository, digest)
         answer = Answer(known, "hit") if known else await self._fetch(repository, digest, accept)
-        self._catalog.set_tag(repository, tag, TagRecord(digest, self._clock()))
-        return answer
+        self._point(repository, tag, digest, tier)
+        return Answer(answer.manifest, "ecr") if tier == "ecr" else answer
+
+    def _point(self, repository: Repository, tag: Tag, digest: Digest, tier: Tier) -> None:
+        """Remember where a tag points. ECR's word confirms nothing, but it may stand in where there is no other."""
+        if tier == "upstream":
+            self._catalog.set_tag(repository, tag, TagRecord(digest, self._clock()))
+        elif self._catalog.tag(repository, tag) is None:
+            due = self._clock() - self._policies[repository.upstream].ttl
+            self._catalog.set_tag(repository, tag, TagRecord(digest, due))
+
+    def _tiers(self, repository: Repository) -> Tiers:
+        return Tiers(repository, self._sources[repository.upstream], self._near)
 
     async def _fetch(self, repository: Repository, reference: Reference, accept: Sequence[str]) -> Answer:
-        """From upstream, once for everyone who asks meanwhile."""
+        """From the nearest, once for everyone who asks meanwhile."""
         # A registry may answer by what is accepted; whoever accepts something else asks for something else.
         key = (repository, reference, frozenset(accept))
         work = partial(self._download, repository, reference, accept)
-        manifest, joined = await self._fetches.run(key, work)
-        return Answer(manifest, "joined" if joined else "upstream")
+        answer, joined = await self._fetches.run(key, work)
+        return Answer(answer.manifest, "joined") if joined else answer
 
-    async def _download(self, repository: Repository, reference: Reference, accept: Sequence[str]) -> Manifest:
+    async def _download(self, repository: Repository, reference: Reference, accept: Sequence[str]) -> Answer:
         self._refusals.check(repository, reference)
         try:
-            manifest = await self._sources[repository.upstream].manifest(repository.path, reference, accept)
+            manifest, tier = await self._tiers(repository).manifest(reference, accept)
         except (Unknown, Denied) as refusal:
             self._refusals.remember(repository, reference, refusal=refusal)
             raise
-        await self.keep(repository, manifest)
+        await self.keep(repository, manifest, tier)
         if isinstance(reference, Tag):
-            self._catalog.set_tag(repository, reference, TagRecord(manifest.digest, self._clock()))
-        return manifest
+            self._point(repository, reference, manifest.digest, tier)
+        return Answer(manifest, tier)
 
 
 class _Memory:

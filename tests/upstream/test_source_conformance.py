@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from proxy.oci.source import Source
 from proxy.upstream.client import Registry
 from proxy.upstream.endpoint import Endpoint
 from tests.support import images
+from tests.support.ecr import EcrDouble
+from tests.support.reading import credentials, fill, reading, target_of
 from tests.support.registry import PASSWORD, USER
 from tests.support.registry import Registry as Program
 
@@ -34,13 +36,25 @@ class Subject:
     index: images.Manifest
 
 
-@pytest.fixture(params=["plain", "token", "private token", "password"])
+@pytest.fixture(scope="module")
+def cloud() -> Iterator[EcrDouble]:
+    with EcrDouble() as running, credentials(running):
+        yield running
+
+
+@pytest.fixture(params=["plain", "token", "private token", "password", "ecr"])
 async def subject(request: pytest.FixtureRequest, images_directory: Path) -> AsyncIterator[Subject]:
     kind: str = request.param
-    program: Program = request.getfixturevalue(f"{kind.rpartition(' ')[2]}_registry")
-    path = "private/team/app" if kind == "private token" else "library/app"
     children = [images.simple_image(images_directory, seed=seed, layers=2, size=300_000) for seed in (1, 2)]
     index = images.index(children)
+    if kind == "ecr":
+        cloud: EcrDouble = request.getfixturevalue("cloud")
+        fill(cloud, "docker.io/library/app", index, TAG)
+        async with reading(target_of(cloud, "docker.io")) as source:
+            yield Subject(source, "docker.io/library/app", index)
+        return
+    program: Program = request.getfixturevalue(f"{kind.rpartition(' ')[2]}_registry")
+    path = "private/team/app" if kind == "private token" else "library/app"
     program.push(index, path, TAG)
     known = kind in {"private token", "password"}
     endpoint = Endpoint(
