@@ -4,33 +4,54 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import structlog
 
 from proxy import __version__
 from proxy.admin.app import admin_port
+from proxy.cache.catalog import Catalog
 from proxy.cache.disk import DiskCache
 from proxy.cache.lock import DirectoryInUse
+from proxy.ecr.api import Api
+from proxy.ecr.calls import TRIES
+from proxy.ecr.compare import Places
+from proxy.ecr.desk import Desk
+from proxy.ecr.login import Login
+from proxy.ecr.queue import Queue
+from proxy.ecr.quota import Quotas
+from proxy.ecr.session import Sessions
+from proxy.ecr.source import EcrSource
+from proxy.ecr.target import Target
+from proxy.ecr.tier import EcrTier
 from proxy.edge.app import RegistryPort
 from proxy.edge.handlers import Handlers
 from proxy.edge.routes import Namespace
 from proxy.observe import logs
-from proxy.observe.events import count_served, log_served
+from proxy.observe.events import Served, count_served, log_served
 from proxy.observe.lag import watch_loop
 from proxy.observe.metrics import Metrics
 from proxy.observe.upstreams import UpstreamMetrics
+from proxy.oci.digest import Digest
+from proxy.oci.manifest import INDEXES
+from proxy.oci.names import Image, Repository, Tag
 from proxy.pull.blobs import Blobs
 from proxy.pull.freshness import TagPolicy
 from proxy.pull.listings import Listings
 from proxy.pull.manifests import Manifests
+from proxy.pull.near import Near
+from proxy.pull.supply import PullSupply
 from proxy.server import Limits, Listener, ListenError, Server
-from proxy.settings import Settings
+from proxy.settings import Settings, Upstream, ecr_targets
 from proxy.upstream.client import Registry
 from proxy.upstream.endpoint import Endpoint, Observer, Timeouts
+from proxy.upstream.signed import SignedUrls
 
 
 def run(settings: Settings) -> int:
@@ -44,18 +65,11 @@ def run(settings: Settings) -> int:
     return 0
 
 
-def registries(settings: Settings, observer: Observer | None = None) -> dict[str, Registry]:
+def registries(settings: Settings, sessions: Sessions, observer: Observer | None = None) -> dict[str, Registry]:
     """A client for each configured upstream, by name. Nothing is connected yet; the caller closes them."""
     return {
         name: Registry(
-            Endpoint(
-                name=name,
-                url=upstream.url,
-                token_hosts=tuple(upstream.token_hosts),
-                ca_file=upstream.ca_file,
-                username=upstream.username,
-                password=upstream.password.get_secret_value() if upstream.password else None,
-            ),
+            _endpoint(name, upstream, sessions),
             timeouts=Timeouts(connect=upstream.connect_timeout, read=upstream.read_timeout),
             observer=observer,
         )
@@ -63,31 +77,64 @@ def registries(settings: Settings, observer: Observer | None = None) -> dict[str
     }
 
 
+def _endpoint(name: str, upstream: Upstream, sessions: Sessions) -> Endpoint:
+    login = None
+    if upstream.auth == "ecr":
+        assert upstream.region, "the settings have found one"
+        service = "ecr-public" if upstream.is_ecr_public else "ecr"
+        client = sessions.client(service, upstream.region, upstream.role_arn, upstream.endpoint_url)
+        login = Login(client, public=upstream.is_ecr_public)
+    return Endpoint(
+        name=name,
+        url=upstream.url,
+        token_hosts=tuple(upstream.token_hosts),
+        ca_file=upstream.ca_file,
+        username=upstream.username,
+        password=upstream.password.get_secret_value() if upstream.password else None,
+        login=login.credentials if login else None,
+        forget=login.forget if login else None,
+    )
+
+
 async def _serve(settings: Settings) -> None:
     clock = _steady_wall_clock()
     metrics = Metrics()
-    gc.disable()  # what a cache restores is no garbage: to look through it again and again would double the time
-    cache = DiskCache(
-        settings.cache.directory,
-        max_size=settings.cache.max_size.resolve,
-        min_free=settings.cache.min_free.resolve,
-        metrics=metrics,
-        clock=clock,
-    )
-    gc.freeze()  # nor shall it ever be looked through: that stops the loop for a quarter of a second
-    gc.enable()
-    sources = registries(settings, UpstreamMetrics(metrics))
+    cache = _cache(settings, metrics, clock)
+    # Whoever reads has threads and connections of its own: no pull shall wait behind slow pushes.
+    sessions, reading, signed = Sessions(), Sessions(), SignedUrls()
+    sources = registries(settings, sessions, UpstreamMetrics(metrics))
+    apis = _apis(settings, sessions, metrics)
+    near = _near(settings, reading, signed, metrics)
     policies = {
         name: TagPolicy(upstream.tag_ttl, upstream.stale_for, upstream.on_deleted == "serve")
         for name, upstream in settings.upstreams.items()
     }
     connections = {name: upstream.connections_per_blob for name, upstream in settings.upstreams.items()}
-    blobs = Blobs(cache.blobs, cache.catalog, sources, connections=connections, metrics=metrics)
-    manifests = Manifests(cache.blobs, cache.catalog, sources, policies=policies, metrics=metrics, clock=clock)
+    blobs = Blobs(cache.blobs, cache.catalog, sources, connections=connections, metrics=metrics, near=near)
+    manifests = Manifests(
+        cache.blobs, cache.catalog, sources, policies=policies, metrics=metrics, clock=clock, near=near
+    )
     listings = Listings(manifests, cache.catalog, sources, policies=policies, clock=clock)
-    observers = (log_served, count_served(metrics))
+    namespace = Namespace(settings.names, settings.names[settings.default_upstream])
+    observers: list[Callable[[Served], None]] = [log_served, count_served(metrics)]
+    background: list[Callable[[], Coroutine[Any, Any, None]]] = [cache.tend, partial(watch_loop, metrics)]
+    desk = None
+    if apis:
+        supply = PullSupply(manifests, blobs, listings, sources)
+        register = cache.register("queue")
+        queue = Queue(dict(register.held), register, clock)
+        tier = EcrTier(apis, supply, queue, busy=lambda: registry.active > 0, metrics=metrics, clock=clock)
+        desk = Desk(
+            tier,
+            supply,
+            _places(cache, sources, apis),
+            locate=lambda name: namespace.locate(name, None, None),
+            on_disk=lambda: _images(cache.catalog),
+        )
+        observers.append(tier.observe)
+        background.append(tier.run)
     registry = Server(
-        RegistryPort(_namespace(settings), Handlers(manifests, blobs, listings), observers),
+        RegistryPort(namespace, Handlers(manifests, blobs, listings), observers),
         _registry_listener(settings),
         Limits(
             header_timeout=settings.registry.header_timeout,
@@ -98,7 +145,7 @@ async def _serve(settings: Settings) -> None:
     )
     draining = asyncio.Event()
     admin = Server(
-        admin_port(metrics, lambda: {"disk": cache.blobs.trouble or "ok"}, draining.is_set),
+        admin_port(metrics, lambda: {"disk": cache.blobs.trouble or "ok"}, draining.is_set, desk),
         Listener(settings.admin.listen.host, settings.admin.listen.port),
         name="admin",
     )
@@ -106,15 +153,14 @@ async def _serve(settings: Settings) -> None:
         registry.bind()
         admin.bind()
         async with asyncio.TaskGroup() as tasks:
-            tending = tasks.create_task(cache.tend())
-            watching = tasks.create_task(watch_loop(metrics))
+            beside = [tasks.create_task(work()) for work in background]
             tasks.create_task(admin.serve())
             tasks.create_task(_drain_on_signal(draining, registry))
             _announce(settings, registry, admin)
             await registry.serve()
             admin.stop()
-            tending.cancel()
-            watching.cancel()
+            for task in beside:
+                task.cancel()
     finally:
         # From the clients' side inwards: what is told last is still written down.
         await listings.close()
@@ -122,8 +168,26 @@ async def _serve(settings: Settings) -> None:
         await blobs.close()
         for source in sources.values():
             await source.aclose()
+        await signed.aclose()
+        await reading.aclose()
+        await sessions.aclose()
         await cache.close()
     structlog.get_logger().info("stopped")
+
+
+def _cache(settings: Settings, metrics: Metrics, clock: Callable[[], float]) -> DiskCache:
+    gc.disable()  # what a cache restores is no garbage: to look through it again and again would double the time
+    try:
+        return DiskCache(
+            settings.cache.directory,
+            max_size=settings.cache.max_size.resolve,
+            min_free=settings.cache.min_free.resolve,
+            metrics=metrics,
+            clock=clock,
+        )
+    finally:
+        gc.freeze()  # nor shall it ever be looked through: that stops the loop for a quarter of a second
+        gc.enable()
 
 
 async def _drain_on_signal(draining: asyncio.Event, registry: Server) -> None:
@@ -140,10 +204,42 @@ async def _drain_on_signal(draining: asyncio.Event, registry: Server) -> None:
     registry.stop()
 
 
-def _namespace(settings: Settings) -> Namespace:
-    names = {name: name for name in settings.upstreams}
-    names |= {alias: name for name, upstream in settings.upstreams.items() for alias in upstream.aliases}
-    return Namespace(names, names[settings.default_upstream])
+def _apis(settings: Settings, sessions: Sessions, metrics: Metrics, tries: int = TRIES) -> list[Api]:
+    quotas = Quotas()  # what reads and what pushes take of the same quota is far below it
+
+    def api(target: Target) -> Api:
+        client = sessions.client("ecr", target.region, target.role_arn, target.endpoint_url)
+        count = metrics.ecr_calls.labels
+        return Api(target, client, quotas, lambda call, how: count(target.name, call, how).inc(), tries)
+
+    return [api(target) for target in ecr_targets(settings)]
+
+
+def _near(settings: Settings, sessions: Sessions, signed: SignedUrls, metrics: Metrics) -> list[Near]:
+    """What is read, of Millpond's own region first, else in the order of the configuration."""
+    here = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    apis = _apis(settings, sessions, metrics, tries=1)  # what fails is asked of the next tier
+    nearest = sorted(apis, key=lambda api: api.target.region != here)
+    return [Near(EcrSource(api, signed.blob), metrics=metrics) for api in nearest if api.target.read]
+
+
+def _places(cache: DiskCache, sources: Mapping[str, Registry], apis: Sequence[Api]) -> Places:
+    def on_disk(image: Image) -> Digest | None:
+        record = cache.catalog.tag(image.repository, image.tag) if image.tag else None
+        digest = image.digest or (record.digest if record else None)
+        return digest if digest in cache.blobs else None
+
+    def is_index(repository: Repository, digest: Digest) -> bool:
+        return cache.catalog.media_type(repository, digest) in INDEXES
+
+    return Places(on_disk, is_index, sources, apis)
+
+
+def _images(catalog: Catalog) -> Iterator[Image]:
+    """Every tag that is cached."""
+    for repository in catalog.repositories():
+        for tag in catalog.tags(repository):
+            yield Image(repository, Tag(tag), None)
 
 
 def _registry_listener(settings: Settings) -> Listener:
@@ -162,9 +258,8 @@ def _announce(settings: Settings, registry: Server, admin: Server) -> None:
         admin=f"{settings.admin.listen.host}:{admin.port}",
         cache=str(settings.cache.directory),
         upstreams=sorted(settings.upstreams),
+        ecr=[target.name for target in settings.ecr.targets],
     )
-    if settings.ecr.targets:
-        log.warning("ecr.targets are checked, but this version does not push to ECR yet")
 
 
 def _steady_wall_clock() -> Callable[[], float]:

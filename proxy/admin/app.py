@@ -1,4 +1,4 @@
-"""The admin port: health, readiness and metrics."""
+"""The admin port: health, readiness, metrics, and the API of the ECR tier."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from proxy.admin.ecr import EcrDesk, ecr_routes
 from proxy.observe.metrics import Metrics
 
 
-def admin_port(metrics: Metrics, status: Callable[[], dict[str, str]], draining: Callable[[], bool]) -> Starlette:
-    """`status` says how each tier is (`ok`, or what is wrong); `draining` whether the program is about to end."""
+def admin_port(
+    metrics: Metrics,
+    status: Callable[[], dict[str, str]],
+    draining: Callable[[], bool],
+    ecr: EcrDesk | None = None,
+) -> Starlette:
+    """`status` says how each tier is (`ok`, or what is wrong); `draining` whether the program is about to end;
+    `ecr` is there when there are targets."""
 
     async def healthz(_: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -27,5 +34,10 @@ def admin_port(metrics: Metrics, status: Callable[[], dict[str, str]], draining:
         return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return Starlette(
-        routes=[Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", render)],
+        routes=[
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+            Route("/metrics", render),
+            *ecr_routes(ecr, draining),
+        ],
     )

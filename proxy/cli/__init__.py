@@ -4,6 +4,7 @@ import click
 
 from proxy import __version__
 from proxy.cli.check import check
+from proxy.cli.ecr import ecr
 from proxy.cli.serve import serve
 
 
@@ -15,3 +16,4 @@ def main() -> None:
 
 main.add_command(serve)
 main.add_command(check)
+main.add_command(ecr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import sys
@@ -10,15 +11,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
 
 import click
 
 from proxy.cli.config import config_option, settings_or_exit
+from proxy.ecr.errors import Refused, RepositoryMissing
+from proxy.ecr.target import Target
 from proxy.observe import logs
-from proxy.oci.errors import MillpondError
-from proxy.settings import Cache, Settings, Size
+from proxy.oci.digest import Digest
+from proxy.oci.errors import Denied, MillpondError
+from proxy.oci.names import Repository
+from proxy.settings import Cache, Settings, Size, Upstream, ecr_targets
 
 if TYPE_CHECKING:
+    from proxy.ecr.session import Sessions
     from proxy.upstream.client import Registry
 
 # An upstream that needs longer for /v2/ and a token would also be too slow for a node that waits for its image.
@@ -37,48 +44,106 @@ class Finding:
 @click.command()
 @config_option
 def check(config_file: Path | None) -> None:
-    """Validate the configuration, try each upstream and look at the cache directory. Exit 0 if all is well, else 1."""
+    """Validate the configuration, try each upstream and each ECR target, and look at the cache directory.
+
+    Exit 0 if all is well, else 1. Nothing is created or changed.
+    """
     settings = settings_or_exit(config_file)
     logs.configure(settings.log.format, "error")  # a retry that is logged would tear the report apart
-    findings = [cache_state(settings.cache), *asyncio.run(upstream_states(settings)), *ecr_states(settings)]
+    findings = [cache_state(settings.cache), *asyncio.run(_remote_states(settings))]
     report(findings)
     sys.exit(0 if all(finding.ok for finding in findings) else 1)
 
 
-async def upstream_states(settings: Settings) -> list[Finding]:
-    """Tries all upstreams at once; takes at most DEADLINE."""
-    from proxy import app  # noqa: PLC0415 - as in `serve`: `--version` is to be quick
+async def _remote_states(settings: Settings) -> list[Finding]:
+    from proxy.ecr.session import Sessions  # noqa: PLC0415 - as in `serve`: `--version` is to be quick
 
-    registries = app.registries(settings)
+    sessions = Sessions()
+    try:
+        upstreams, targets = await asyncio.gather(
+            upstream_states(settings, sessions), ecr_states(ecr_targets(settings), sessions)
+        )
+    finally:
+        await sessions.aclose()
+    return [*upstreams, *targets]
+
+
+async def upstream_states(settings: Settings, sessions: Sessions) -> list[Finding]:
+    """Tries all upstreams at once; takes at most DEADLINE."""
+    from proxy import app  # noqa: PLC0415 - as above
+
+    registries = app.registries(settings, sessions)
     try:
         return await asyncio.gather(
-            *(_state(name, settings.upstreams[name].url, registry) for name, registry in registries.items())
+            *(upstream_state(name, settings.upstreams[name], registry) for name, registry in registries.items())
         )
     finally:
         for registry in registries.values():
             await registry.aclose()
 
 
-async def _state(name: str, url: str, registry: Registry) -> Finding:
+async def upstream_state(name: str, upstream: Upstream, registry: Registry) -> Finding:
+    """Asks it for the API's root, as `upstream` has it configured; takes at most DEADLINE."""
     subject = f"upstream {name}"
     try:
         async with asyncio.timeout(DEADLINE):
             await registry.ping()
     except TimeoutError:
         return Finding(
-            subject, False, f"{url} did not answer within {DEADLINE:.0f} s; check the network, a proxy or a firewall"
+            subject,
+            False,
+            f"{upstream.url} did not answer within {DEADLINE:.0f} s; check the network, a proxy or a firewall",
         )
+    except Denied as error:
+        if upstream.auth is None:
+            return Finding(subject, False, str(error))
+        key, value = ("role_arn", upstream.role_arn) if upstream.role_arn else ("auth", upstream.auth)
+        return Finding(subject, False, f"upstreams.{name}.{key}: {value!r} -> {error}")
     except (MillpondError, OSError) as error:
         return Finding(subject, False, str(error))
-    return Finding(subject, True, f"{url} answers")
+    return Finding(subject, True, f"{upstream.url} answers")
 
 
-def ecr_states(settings: Settings) -> list[Finding]:
-    """A target that is configured is not used yet; whoever configured it should know."""
-    return [
-        Finding(f"ecr target {target.name}", True, "its settings are valid; this version does not push to ECR yet")
-        for target in settings.ecr.targets
-    ]
+async def ecr_states(targets: Sequence[Target], sessions: Sessions) -> list[Finding]:
+    """Logs in to all targets at once, by their roles, and asks for a layer; takes at most DEADLINE."""
+    return await asyncio.gather(*(_target_state(index, target, sessions) for index, target in enumerate(targets)))
+
+
+async def _target_state(index: int, target: Target, sessions: Sessions) -> Finding:
+    subject = f"ecr target {target.name}"
+    try:
+        async with asyncio.timeout(DEADLINE):
+            account = await _try_target(target, sessions)
+    except TimeoutError:
+        key = _blamed(index, target, "endpoint_url", "region")
+        return Finding(subject, False, f"{key} -> no answer within {DEADLINE:.0f} s; check the network or a firewall")
+    except Refused as error:
+        return Finding(subject, False, f"{_blamed(index, target, 'role_arn', 'account')} -> {error}")
+    except (MillpondError, OSError) as error:
+        return Finding(subject, False, f"{_blamed(index, target, 'endpoint_url', 'region')} -> {error}")
+    other = f"; as account {account}, which its repositories must allow" if account != target.account else ""
+    return Finding(subject, True, f"{target.registry} answers{other}")
+
+
+async def _try_target(target: Target, sessions: Sessions) -> str:
+    """The account that the credentials are of. Raises as `Api` does, when it may not log in, or not look."""
+    from proxy.ecr.api import Api  # noqa: PLC0415 - as above
+    from proxy.ecr.quota import Quotas  # noqa: PLC0415
+
+    client = sessions.client("ecr", target.region, target.role_arn, target.endpoint_url)
+    answer = await client.call("get_authorization_token", timeout=DEADLINE)
+    # What may be asked of a repository is decided before whether there is one.
+    name = target.repository_name(Repository(min(target.upstreams), "millpond/check"))
+    with contextlib.suppress(RepositoryMissing):
+        await Api(target, client, Quotas(), lambda *_: None).missing_layers(name, [Digest.of(b"")])
+    host = urlsplit(str(answer["authorizationData"][0].get("proxyEndpoint"))).hostname or ""
+    return host.partition(".")[0] if host.endswith(target.registry.partition(".")[2]) else target.account
+
+
+def _blamed(index: int, target: Target, *keys: str) -> str:
+    """The first of `keys` that has a value, with its path and that value."""
+    key, value = next((key, value) for key in keys if (value := getattr(target, key)))
+    return f"ecr.targets[{index}].{key}: {value!r}"
 
 
 def cache_state(cache: Cache) -> Finding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +17,7 @@ _TAG: Final = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}\Z")
 MAX_NAME: Final = 255  # what common clients accept for host and name together
 
 DOCKER_HUB: Final = "docker.io"
+DEFAULT_TAG: Final = "latest"  # what every client takes where an image name has neither tag nor digest
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -71,6 +73,45 @@ def parse_reference(text: str) -> Reference:
         DigestInvalid, TagInvalid: it is neither.
     """
     return Digest.parse(text) if ":" in text else Tag.parse(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image as a person names it. One of `tag` and `digest` is there, or both: that digest, under that tag."""
+
+    repository: Repository
+    tag: Tag | None
+    digest: Digest | None
+
+    @property
+    def reference(self) -> Reference:
+        """What to ask for."""
+        reference = self.digest or self.tag
+        assert reference is not None, "an image has a tag or a digest"
+        return reference
+
+    def __str__(self) -> str:
+        tag = f":{self.tag}" if self.tag else ""
+        return f"{self.repository}{tag}{f'@{self.digest}' if self.digest else ''}"
+
+
+def parse_image(text: str, locate: Callable[[str], Repository]) -> Image:
+    """Read `nginx`, `docker.io/library/nginx:1.27` or `ghcr.io/org/app@sha256:…`. `locate` knows the upstreams.
+
+    Raises:
+        TagInvalid, DigestInvalid: what follows the name is neither.
+        NameUnknown, NameInvalid: as `locate`.
+    """
+    name, at, digest = text.strip().partition("@")
+    before, _, last = name.rpartition("/")  # a colon before the last slash is a port
+    last, colon, tag = last.partition(":")
+    if not at and not colon:
+        tag = DEFAULT_TAG
+    return Image(
+        locate(f"{before}/{last}" if before else last),
+        Tag.parse(tag) if colon or tag else None,
+        Digest.parse(digest) if at else None,
+    )
 
 
 def looks_like_host(component: str) -> bool:

@@ -3,6 +3,7 @@
 from proxy.settings.ecr import Ecr, RepositoryTemplate, Target
 from proxy.settings.model import Admin, Cache, Log, Registry, Settings, Tls, Upstream, load
 from proxy.settings.problems import Problem, SettingsError
+from proxy.settings.targets import ecr_targets
 from proxy.settings.values import Listen, Size
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "Target",
     "Tls",
     "Upstream",
+    "ecr_targets",
     "load",
 ]

@@ -25,8 +25,11 @@ MAX_TAG_VALUE: Final = 256
 MAX_REPOSITORY_NAME: Final = 256
 
 PLACEHOLDER: Final = "{upstream}"
-# Without the placeholder: parts of the repository grammar, each closed by the slash before the image's own name.
+NAME: Final = "{name}"
+# With the placeholders filled in: parts of the repository grammar, each closed by a slash. The image's own name
+# follows, or is a whole part: joined to another one, two images could get one repository.
 _PREFIX: Final = re.compile(r"(?:[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*/)*")
+_NAME_PLACED: Final = re.compile(r"(?:[^{}]*/)?\{name\}(?:/[^{}]*)?")
 _ROLE: Final = re.compile(r"arn:aws(?:-[a-z]+)*:iam::\d{12}:role/[\w+=,.@/-]{1,512}")
 _KMS_KEY: Final = re.compile(r"(?:arn:aws(?:-[a-z]+)*:kms:[a-z0-9-]+:\d{12}:(?:key|alias)/|alias/)?[\w/-]{1,256}")
 _PLATFORM: Final = re.compile(r"[a-z0-9]+/[a-z0-9_]+(?:/[a-z0-9]+)?")
@@ -46,7 +49,12 @@ def _text(pattern: str | re.Pattern[str], message: str) -> PlainValidator:
 
 def _prefix(value: Any) -> str:
     hint = f'write parts of a repository name, each with a slash after it, such as "mirror/{PLACEHOLDER}/"'
-    if not isinstance(value, str) or not _PREFIX.fullmatch(value.replace(PLACEHOLDER, "u")):
+    filled = value.replace(PLACEHOLDER, "u") if isinstance(value, str) else ""
+    if NAME in filled:
+        fits = _NAME_PLACED.fullmatch(filled) and _PREFIX.fullmatch(filled.replace(NAME, "n") + "/")
+    else:
+        fits = _PREFIX.fullmatch(filled)
+    if not isinstance(value, str) or not fits:
         raise ValueError(f"not the beginning of a repository name; {hint}")
     if len(value) > MAX_REPOSITORY_NAME // 2:
         raise ValueError(f"too long: ECR allows {MAX_REPOSITORY_NAME} characters for the whole name; {hint}")
@@ -98,6 +106,15 @@ def _tags(value: Any) -> Mapping[str, str]:
     return MappingProxyType(dict(value))
 
 
+def _some_upstreams(value: Any) -> tuple[str, ...]:
+    listed = as_list(value)
+    if not isinstance(listed, list | tuple) or not listed or not all(isinstance(item, str) for item in listed):
+        raise ValueError("not a list of upstreams; write their names, such as [docker.io, ghcr.io], or leave it out")
+    return tuple(listed)
+
+
+Role = Annotated[str, _text(_ROLE, "not a role; write its ARN, arn:aws:iam::111122223333:role/name")]
+Region = Annotated[str, _text(r"[a-z]{2,}(?:-[a-z]+)+-\d{1,2}", "not an AWS region; write its code, such as us-east-1")]
 Exclusion = Annotated[
     str,
     _text(
@@ -135,17 +152,22 @@ class Target(Section):
 
     name: Annotated[str, _text(_NAME, "not a name; write lower-case letters, digits and dashes, such as prod")]
     account: Annotated[str, _text(r"\d{12}", 'not an AWS account; write its 12 digits in quotes, "111122223333"')]
-    region: Annotated[
-        str, _text(r"[a-z]{2,}(?:-[a-z]+)+-\d{1,2}", "not an AWS region; write its code, such as us-east-1")
-    ]
-    role_arn: Annotated[str, _text(_ROLE, "not a role; write its ARN, arn:aws:iam::111122223333:role/name")] | None = (
-        None
-    )
+    region: Region
+    role_arn: Role | None = None
     endpoint_url: Annotated[str, PlainValidator(base_url)] | None = None
     repository_prefix: Annotated[str, PlainValidator(_prefix)] = f"{PLACEHOLDER}/"
     platforms: Annotated[Literal["all", "pulled"] | tuple[str, ...], PlainValidator(_platforms)] = "all"
     read: bool = True
+    upstreams: Annotated[tuple[str, ...], PlainValidator(_some_upstreams)] | None = None
     repository: RepositoryTemplate = Field(default_factory=RepositoryTemplate)
+
+    @model_validator(mode="after")
+    def _key_is_near(self) -> Self:
+        key = self.repository.kms_key or ""
+        if key.startswith("arn:") and key.split(":")[3] != self.region:
+            message = f"this key is in another region; ECR takes one of {self.region}"
+            raise Misfit(("repository", "kms_key"), key, message)
+        return self
 
 
 class Ecr(Section):

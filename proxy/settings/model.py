@@ -14,9 +14,11 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from proxy.settings.base import NESTING, Misfit, Section, WholeNumber, as_list
 from proxy.settings.defaults import default_directory, with_built_in
-from proxy.settings.ecr import Ecr
+from proxy.settings.ecr import Ecr, Region, Role
+from proxy.settings.login import is_public, login_region
 from proxy.settings.problems import explain
 from proxy.settings.sources import CONFIG_VARIABLE, PREFIX, ConfigFile, Environment, origins
+from proxy.settings.targets import targets_fit
 from proxy.settings.values import (
     Listen,
     Size,
@@ -112,6 +114,10 @@ class Upstream(Section):
     username: Annotated[str, Field(min_length=1)] | None = None
     password: SecretStr | None = None  # from the environment, or what password_file held when it was loaded
     password_file: ReadableFile | None = None
+    auth: Literal["ecr"] | None = None
+    region: Region | None = None  # with auth: ecr it is known once this is loaded
+    role_arn: Role | None = None
+    endpoint_url: Annotated[str, PlainValidator(base_url)] | None = None
     connect_timeout: Deadline = 10.0
     read_timeout: Deadline = 30.0
     tag_ttl: Seconds = 5 * MINUTE
@@ -133,6 +139,23 @@ class Upstream(Section):
             missing = "username" if self.username is None else "password_file"
             raise Misfit((missing,), None, "a credential has two halves and this one is missing; set both or neither")
         return self
+
+    @model_validator(mode="after")
+    def _login(self) -> Self:
+        if self.auth is None:
+            for key in ("region", "role_arn", "endpoint_url"):
+                if (value := getattr(self, key)) is not None:
+                    raise Misfit((key,), value, "this has a meaning with auth: ecr only; add that, or leave this out")
+        elif self.username is not None:
+            raise Misfit(("username",), self.username, "auth: ecr logs in by itself; keep one of them")
+        else:
+            object.__setattr__(self, "region", login_region(self.url, self.region))
+        return self
+
+    @property
+    def is_ecr_public(self) -> bool:
+        """Whether `auth: ecr` logs in to ECR Public, which is another service than ECR."""
+        return is_public(self.url)
 
 
 class Settings(BaseSettings, Section):
@@ -172,6 +195,7 @@ class Settings(BaseSettings, Section):
     def _whole(self) -> Self:
         object.__setattr__(self, "upstreams", MappingProxyType(dict(self.upstreams)))
         self._names_are_unique()
+        targets_fit(self.ecr.targets, {name: upstream.auth for name, upstream in self.upstreams.items()})
         if self.default_upstream not in self.upstreams:
             known = ", ".join(self.upstreams) or "none is left"
             raise Misfit(("default_upstream",), self.default_upstream, f"there is no such upstream; one of: {known}")
@@ -180,6 +204,12 @@ class Settings(BaseSettings, Section):
                 ("admin", "listen"), str(self.admin.listen), "this is registry.listen as well; write another port"
             )
         return self
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Everything that an upstream may be called, names and aliases, and the upstream's name that it means."""
+        aliases = {alias: name for name, upstream in self.upstreams.items() for alias in upstream.aliases}
+        return {name: name for name in self.upstreams} | aliases
 
     def _names_are_unique(self) -> None:
         owners = dict.fromkeys(RESERVED, "the registry API itself")

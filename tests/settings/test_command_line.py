@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import yaml
 
 from proxy import __version__
-from proxy.cli.check import cache_state
-from proxy.settings import Cache, Size
+from proxy.cli.check import cache_state, upstream_state
+from proxy.ecr.login import Login
+from proxy.ecr.session import Sessions
+from proxy.settings import Cache, Size, Upstream
+from proxy.upstream.client import Registry
+from proxy.upstream.endpoint import Endpoint
+from tests.support.ecr import EcrDouble
+from tests.support.faults import refuse
 from tests.support.programs import environment, free_port
 from tests.support.scripted import ScriptedUpstream
 
@@ -95,13 +103,87 @@ def test_check_tries_each_upstream_and_says_what_failed(tmp_path: Path) -> None:
     assert well[:2] == ["ok", "upstream lan"]
 
 
-def test_check_says_that_ecr_is_not_used_yet(tmp_path: Path) -> None:
-    target = '[{"name": "prod", "account": "111122223333", "region": "us-east-1"}]'
+TARGET: Final = {"name": "prod", "account": "111122223333", "region": "us-east-1"}
+ROLE: Final = "arn:aws:iam::111122223333:role/push"
+
+
+@pytest.fixture
+def cloud() -> Iterator[EcrDouble]:
+    with EcrDouble() as double:
+        yield double
+
+
+def check_target(tmp_path: Path, cloud: EcrDouble, **target: Any) -> tuple[int, list[str]]:
+    """The exit code of `millpond check`, and what it says of the one target: ok or FAILED, subject, detail."""
     with ScriptedUpstream() as upstream:
         file = config(tmp_path, {"lan": {"url": upstream.url}})
-        done = millpond("check", "--config", file, env={"MILLPOND_ECR__TARGETS": target})
-    assert done.returncode == 0
-    assert "ok\tecr target prod\tits settings are valid; this version does not push to ECR yet" in done.stdout
+        targets = json.dumps([{**TARGET, **target}])
+        done = millpond("check", "--config", file, env={**cloud.environment, "MILLPOND_ECR__TARGETS": targets})
+    assert done.stderr == ""
+    return done.returncode, done.stdout.splitlines()[-1].split("\t")
+
+
+def test_check_tries_an_ecr_target_and_changes_nothing_there(tmp_path: Path, cloud: EcrDouble) -> None:
+    for role in (None, ROLE):
+        code, line = check_target(tmp_path, cloud, role_arn=role)
+        assert (code, line) == (
+            0,
+            ["ok", "ecr target prod", "111122223333.dkr.ecr.us-east-1.amazonaws.com answers"],
+        )
+    assert not cloud.registry().repositories
+    assert cloud.count("CreateRepository") == 0
+
+
+def test_check_says_whose_credentials_they_are_when_it_is_another_account(tmp_path: Path, cloud: EcrDouble) -> None:
+    code, line = check_target(tmp_path, cloud, account="444455556666")
+    assert code == 0
+    assert line[2].endswith(" answers; as account 111122223333, which its repositories must allow")
+
+
+def test_check_names_a_role_that_cannot_be_assumed(tmp_path: Path, cloud: EcrDouble) -> None:
+    cloud.deny("AssumeRole")
+    code, line = check_target(tmp_path, cloud, role_arn=ROLE)
+    assert (code, line[:2]) == (1, ["FAILED", "ecr target prod"])
+    assert line[2].startswith(f"ecr.targets[0].role_arn: '{ROLE}' -> ")
+    assert "cannot be assumed" in line[2]
+    assert "sts:AssumeRole" in line[2]
+
+
+def test_check_names_a_target_whose_repositories_may_not_be_used(tmp_path: Path, cloud: EcrDouble) -> None:
+    cloud.deny("BatchCheckLayerAvailability")
+    code, line = check_target(tmp_path, cloud)
+    assert (code, line[:2]) == (1, ["FAILED", "ecr target prod"])
+    assert line[2].startswith("ecr.targets[0].account: '111122223333' -> ")
+    assert "`millpond ecr plan` prints what is needed" in line[2]
+
+
+def test_check_names_an_endpoint_that_does_not_answer(tmp_path: Path, cloud: EcrDouble) -> None:
+    gone = f"http://127.0.0.1:{free_port()}"
+    code, line = check_target(tmp_path, cloud, endpoint_url=gone)
+    assert (code, line[:2]) == (1, ["FAILED", "ecr target prod"])
+    assert line[2].startswith(f"ecr.targets[0].endpoint_url: '{gone}' -> ")
+
+
+@pytest.mark.anyio
+async def test_check_names_the_role_with_which_an_upstream_cannot_be_logged_in_to(
+    cloud: EcrDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in cloud.environment.items():
+        monkeypatch.setenv(name, value)
+    cloud.deny("AssumeRole")
+    with ScriptedUpstream() as registry:
+        registry.script("/v2/", refuse(401, **{"WWW-Authenticate": 'Basic realm="ecr"'}), then=refuse(401))
+        upstream = Upstream(url=registry.url, auth="ecr", region="us-east-1", role_arn=ROLE)
+        sessions = Sessions()
+        login = Login(sessions.client("ecr", "us-east-1", ROLE, None))
+        client = Registry(Endpoint("own", registry.url, login=login.credentials, forget=login.forget))
+        finding = await upstream_state("own", upstream, client)
+        await client.aclose()
+        await sessions.aclose()
+    assert not finding.ok
+    assert finding.subject == "upstream own"
+    assert finding.detail.startswith(f"upstreams.own.role_arn: '{ROLE}' -> ")
+    assert "cannot be assumed" in finding.detail
 
 
 def test_a_cache_directory_that_is_a_file_is_found(tmp_path: Path) -> None:

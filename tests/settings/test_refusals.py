@@ -181,6 +181,121 @@ def test_a_bad_ecr_target_is_refused_without_asking_aws(refusal: Refusal, target
         assert line.startswith(f"ecr.targets[0].{problem}")
 
 
+@pytest.mark.parametrize(
+    ("target", "problem"),
+    [
+        (
+            f"{TARGET}, upstreams: [docker.io, hub]",
+            "upstreams: 'hub' -> there is no such upstream; write names of these: docker.io, ghcr.io, registry.k8s.io",
+        ),
+        (f"{TARGET}, upstreams: []", "upstreams: [] -> not a list of upstreams; write their names, such as"),
+        (f"{TARGET}, upstreams: {{a: b}}", "upstreams -> not a list of upstreams; write their names"),
+        (
+            f"{TARGET}, repository_prefix: mirror/",
+            "repository_prefix: 'mirror/' -> images of docker.io and ghcr.io would share repositories; put {upstream}",
+        ),
+        (
+            f"{TARGET}, repository_prefix: '', upstreams: [quay.io, docker.io]",
+            "repository_prefix: '' -> images of quay.io and docker.io would share repositories; put {upstream} into it",
+        ),
+        (
+            f"{TARGET}, repository_prefix: '{{upstream}}-{{name}}'",
+            "repository_prefix: '{upstream}-{name}' -> not the beginning of a repository name; write parts",
+        ),
+        (
+            f"{TARGET}, repository_prefix: '{{upstream}}/{{name}}/{{name}}'",
+            "repository_prefix: '{upstream}/{name}/{name}' -> not the beginning of a repository name",
+        ),
+        (
+            f"{TARGET}, repository_prefix: '{{upstream}}/{{name}}/'",
+            "repository_prefix: '{upstream}/{name}/' -> not the beginning of a repository name",
+        ),
+        (
+            f"{TARGET}, repository: {{kms_key: 'arn:aws:kms:eu-west-1:111122223333:key/1a'}}",
+            "repository.kms_key: 'arn:aws:kms:eu-west-1:111122223333:key/1a' -> this key is in another region; ECR",
+        ),
+    ],
+)
+def test_a_target_that_does_not_fit_its_upstreams_is_refused(refusal: Refusal, target: str, problem: str) -> None:
+    (line,) = refusal(f"ecr: {{targets: [{{{target}}}]}}")
+    assert line.startswith(f"ecr.targets[0].{problem}")
+
+
+def test_an_upstream_whose_name_ecr_refuses_is_named(loaded: Load, refusal: Refusal) -> None:
+    """A colon is fine in an upstream's name, and in no repository's."""
+    upstreams = "upstreams: {'lan:5000': {url: 'http://lan:5000'}}"
+    (line,) = refusal(f"{upstreams}\necr: {{targets: [{{{TARGET}}}]}}")
+    assert line == (
+        "ecr.targets[0].repository_prefix: '{upstream}/' -> the upstream lan:5000 would be in repositories whose names "
+        "ECR refuses; leave it out of this target's upstreams, or write a prefix without {upstream}"
+    )
+    for remedy in ("upstreams: [docker.io]", "upstreams: ['lan:5000'], repository_prefix: lan/"):
+        loaded(f"{upstreams}\necr: {{targets: [{{{TARGET}, {remedy}}}]}}")
+
+
+def test_a_target_for_which_no_upstream_is_left_is_refused(refusal: Refusal) -> None:
+    removed = "docker.io: null, ghcr.io: null, registry.k8s.io: null, quay.io: null"
+    (line,) = refusal(
+        f"upstreams: {{{removed}, public.ecr.aws: {{auth: ecr}}}}\ndefault_upstream: public.ecr.aws\n"
+        f"ecr: {{targets: [{{{TARGET}}}]}}"
+    )
+    assert line.startswith("ecr.targets[0].upstreams: null -> no upstream is left for this target; add one that is")
+
+
+def test_two_targets_that_would_write_to_the_same_repositories_are_refused(loaded: Load, refusal: Refusal) -> None:
+    second = TARGET.replace("prod", "other")
+    (line,) = refusal(f"ecr: {{targets: [{{{TARGET}}}, {{{second}, platforms: pulled}}]}}")
+    assert line == (
+        "ecr.targets[1].repository_prefix: '{upstream}/' -> the target prod writes to the same repositories; "
+        "change this, or remove one of the two"
+    )
+    one, two = "upstreams: [docker.io]", "upstreams: [quay.io]"
+    mixed = "repository_prefix: mirror/"
+    (line,) = refusal(f"ecr: {{targets: [{{{TARGET}, {one}, {mixed}}}, {{{second}, {two}, {mixed}}}]}}")
+    assert line.startswith("ecr.targets[1].repository_prefix: 'mirror/' -> the target prod writes to the same")
+    assert len(loaded(f"ecr: {{targets: [{{{TARGET}, {one}}}, {{{second}, {two}}}]}}").ecr.targets) == 2
+
+
+OWN = "111122223333.dkr.ecr.eu-west-1.amazonaws.com"
+
+
+@pytest.mark.parametrize(
+    ("upstream", "problem"),
+    [
+        ("a: {auth: ecr}", "a.region: null -> the host of url does not name a region; write the one of the registry"),
+        (f"{OWN}: {{auth: aws}}", f"{OWN}.auth: (hidden) -> not one of the choices; write 'ecr'"),
+        (
+            f"{OWN}: {{auth: ecr, region: us-east-1}}",
+            f"{OWN}.region: 'us-east-1' -> the login for https://{OWN} is in eu-west-1; write that, or leave it out",
+        ),
+        (
+            "public.ecr.aws: {auth: ecr, region: eu-west-1}",
+            "public.ecr.aws.region: 'eu-west-1' -> the login for https://public.ecr.aws is in us-east-1; write that",
+        ),
+        (f"{OWN}: {{auth: ecr, region: moon}}", f"{OWN}.region: 'moon' -> not an AWS region; write its code"),
+        (f"{OWN}: {{auth: ecr, role_arn: me}}", f"{OWN}.role_arn: 'me' -> not a role; write its ARN"),
+        (f"{OWN}: {{auth: ecr, endpoint_url: x}}", f"{OWN}.endpoint_url: 'x' -> not an http or https URL; write"),
+        ("a: {region: us-east-1}", "a.region: 'us-east-1' -> this has a meaning with auth: ecr only; add that, or"),
+        (
+            "a: {role_arn: 'arn:aws:iam::111122223333:role/x'}",
+            "a.role_arn: 'arn:aws:iam::111122223333:role/x' -> this has a meaning with auth: ecr only; add that, or",
+        ),
+        ("a: {endpoint_url: 'http://b'}", "a.endpoint_url: 'http://b' -> this has a meaning with auth: ecr only"),
+    ],
+)
+def test_a_login_to_ecr_that_cannot_work_is_refused(refusal: Refusal, upstream: str, problem: str) -> None:
+    (line,) = refusal(f"upstreams: {{{upstream}}}")
+    assert line.startswith(f"upstreams.{problem}")
+
+
+def test_a_login_to_ecr_beside_a_password_is_one_too_many(refusal: Refusal, tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("s3cret")
+    assert refusal(f"upstreams: {{{OWN}: {{auth: ecr, username: AWS, password_file: {file}}}}}") == [
+        f"upstreams.{OWN}.username: 'AWS' -> auth: ecr logs in by itself; keep one of them"
+    ]
+
+
 def test_two_ecr_targets_of_one_name_are_refused(refusal: Refusal) -> None:
     assert refusal(f"ecr: {{targets: [{{{TARGET}}}, {{{TARGET}}}]}}") == [
         "ecr.targets[1].name: 'prod' -> two targets have this name; give each its own"

@@ -95,6 +95,7 @@ def opened(
     headers: Mapping[str, str] | None = None,
     *,
     method: str = "GET",
+    content: bytes | None = None,
     ca: ssl.SSLContext | None = None,
     timeout: float = TIMEOUT,
 ) -> Iterator[Download]:
@@ -109,7 +110,7 @@ def opened(
         connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout)
     with contextlib.closing(connection):
         target = f"{parts.path}?{parts.query}" if parts.query else parts.path
-        connection.request(method, target, headers={"Accept": ACCEPT, **(headers or {})})
+        connection.request(method, target, content, headers={"Accept": ACCEPT, **(headers or {})})
         with contextlib.closing(connection.getresponse()) as response:
             yield Download(connection, response)
 
@@ -119,12 +120,13 @@ def get(
     headers: Mapping[str, str] | None = None,
     *,
     method: str = "GET",
+    content: bytes | None = None,
     keep: bool = True,
     ca: ssl.SSLContext | None = None,
     timeout: float = TIMEOUT,
 ) -> Reply:
     """One request and its whole answer. Without `keep` the body is hashed and dropped, so that it may be large."""
-    with opened(url, headers, method=method, ca=ca, timeout=timeout) as download:
+    with opened(url, headers, method=method, content=content, ca=ca, timeout=timeout) as download:
         body = bytearray()
         while part := download.read(_CHUNK):
             if keep:

@@ -1,0 +1,112 @@
+"""The admin API of a Millpond that runs, as its own command line asks it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from http.client import HTTPException, HTTPResponse
+from typing import Any, Final
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlencode
+from urllib.request import ProxyHandler, Request, build_opener
+
+from proxy.settings import Listen
+
+# Several of the server's heartbeats (5 s each): a server that is silent for longer is not there any more.
+READ_TIMEOUT: Final = 30.0
+# An answer to one question; a status of ten thousand jobs has a few MiB.
+MAX_ANSWER: Final = 64 * 1024 * 1024
+MAX_LINE: Final = 1024 * 1024
+
+_ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  what a server listens on, and where it is then
+
+
+class ApiError(Exception):
+    """The question could not be asked, or was refused; the message says what to do."""
+
+
+class AdminApi:
+    """`listen` is admin.listen of the server's own configuration."""
+
+    def __init__(self, listen: Listen) -> None:
+        self._listen = listen
+        self._url = f"http://{Listen(_ANYWHERE.get(listen.host, listen.host), listen.port)}"
+        # Not through a proxy of the environment: it is on this machine, or as near as its operator made it.
+        self._opener = build_opener(ProxyHandler({}))
+
+    def get(self, path: str) -> dict[str, Any]:
+        with self._open(Request(self._url + path)) as response:  # noqa: S310  http by construction
+            return self._object(self._bytes(response, MAX_ANSWER))
+
+    def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        with self._open(self._posted(path, body)) as response:
+            return self._object(self._bytes(response, MAX_ANSWER))
+
+    def stream(
+        self, path: str, *, query: Mapping[str, Any] | None = None, body: Mapping[str, Any] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """The lines of a stream up to its summary, which is the last one; by POST where there is a body.
+
+        Raises:
+            ApiError: also where it ends before its summary.
+        """
+        asked = f"{path}?{urlencode(query, doseq=True)}" if query else path
+        request = Request(self._url + asked) if body is None else self._posted(path, body)  # noqa: S310
+        with self._open(request) as response:
+            while line := self._bytes(response, MAX_LINE, line=True):
+                if not line.strip():
+                    continue
+                row = self._object(line)
+                if "error" in row:
+                    raise ApiError(str(row["error"]))
+                yield row
+                if "summary" in row:
+                    return
+        raise ApiError(f"{self._where} ended in the middle of its answer; look into its log, then ask again")
+
+    @property
+    def _where(self) -> str:
+        return f"the Millpond at {self._listen}"
+
+    def _posted(self, path: str, body: Mapping[str, Any]) -> Request:
+        data = json.dumps(body).encode()
+        return Request(self._url + path, data, {"Content-Type": "application/json"})  # noqa: S310
+
+    def _open(self, request: Request) -> HTTPResponse:
+        try:
+            response: HTTPResponse = self._opener.open(request, timeout=READ_TIMEOUT)
+        except HTTPError as error:
+            with error:
+                raise ApiError(self._refusal(error.code, error.read(MAX_LINE))) from None
+        except (URLError, OSError, HTTPException) as error:
+            cause = getattr(error, "reason", None) or error
+            reason = getattr(cause, "strerror", None) or cause
+            raise ApiError(
+                f"no Millpond answers at {self._listen}, which is admin.listen ({reason}); start it with "
+                "`millpond serve`, or name the configuration of the one that runs with --config"
+            ) from None
+        return response
+
+    def _bytes(self, response: HTTPResponse, most: int, *, line: bool = False) -> bytes:
+        try:
+            found = response.readline(most + 1) if line else response.read(most + 1)
+        except (OSError, HTTPException) as error:
+            raise ApiError(f"{self._where} broke off ({type(error).__name__}); look into its log, ask again") from None
+        if len(found) > most:
+            raise ApiError(f"{self._where} answered more than {most} bytes at once; something else listens there")
+        return found
+
+    def _object(self, text: bytes) -> dict[str, Any]:
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError):
+            document = None
+        if not isinstance(document, dict):
+            raise ApiError(f"what answers at {self._listen} is no Millpond of this version; check admin.listen")
+        return document
+
+    def _refusal(self, status: int, body: bytes) -> str:
+        try:
+            return str(json.loads(body)["error"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return f"what answers at {self._listen} is no Millpond of this version (HTTP {status}); check admin.listen"
