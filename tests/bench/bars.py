@@ -34,6 +34,7 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
         *_manifests(found),
         *_storm(found),
         *_lag(found),
+        *_ecr(found),
         *_memory(rows),
     ]
 
@@ -112,6 +113,11 @@ def _lag(found: _Found) -> Iterator[Verdict]:
     if ours and beside:
         text = f"{ours.median:.0f} ms; a process that does nothing: {beside.median:.0f} ms"
         yield Verdict("storm, page cache dropped: loop lag p99", "< 20 ms", text, ours.median < 20)
+
+
+def _ecr(found: _Found) -> Iterator[Verdict]:
+    ratio = found.ratio("cold image *, 1 node", "two ECR targets", "no ECR")
+    yield from _at_most("cold image with two ECR targets: time against none", ratio, 1.05)
 
 
 def _memory(rows: Sequence[Row]) -> Iterator[Verdict]:

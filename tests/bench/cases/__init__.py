@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from tests.bench.cases.cold import cold_16, cold_alone, held, limited
+from tests.bench.cases.ecr import ecr
 from tests.bench.cases.manifests import manifests
 from tests.bench.cases.storms import lag, storms
 from tests.bench.cases.warm import alone, tls, warm
@@ -24,6 +25,7 @@ CASES: Final[dict[str, Case]] = {
     "manifests": manifests,
     "storm": storms,
     "lag": lag,
+    "ecr": ecr,
 }
 EXTRA: Final[dict[str, Case]] = {"alone": alone}
 """Only when asked for by name."""
