@@ -212,7 +212,9 @@ def _apis(settings: Settings, sessions: Sessions, metrics: Metrics, tries: int =
         count = metrics.ecr_calls.labels
         return Api(target, client, quotas, lambda call, how: count(target.name, call, how).inc(), tries)
 
-    return [api(target) for target in ecr_targets(settings)]
+    apis = [api(target) for target in ecr_targets(settings)]
+    sessions.prepare()
+    return apis
 
 
 def _near(settings: Settings, sessions: Sessions, signed: SignedUrls, metrics: Metrics) -> list[Near]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -30,6 +31,7 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
+from botocore.loaders import create_loader
 from botocore.parsers import ResponseParserError
 
 from proxy.ecr.errors import EcrError, Refused, Rejected, ServiceError, Throttled, Unreachable
@@ -69,6 +71,8 @@ _NOBODY: Final = (
     CredentialRetrievalError, LoginError, MetadataRetrievalError, NoAuthTokenError, NoCredentialsError,
     PartialCredentialsError, ProfileNotFound, SSOError, TokenRetrievalError,
 )  # fmt: skip
+# What AWS's services look like, read once for all clients: 60 ms for the first of each service, 7 ms for the others.
+_MODELS: Final = create_loader()
 _OWN: Final = "Millpond's own AWS identity"
 _ASSUMING: Final = frozenset({"AssumeRole", "AssumeRoleWithWebIdentity"})
 
@@ -112,6 +116,11 @@ class Caller:
         except (BotoCoreError, ResponseParserError, ValueError, OSError) as error:
             # What it says may have a secret in it, or the cause of one: `from None` keeps it out of tracebacks.
             raise self._unanswered(error, operation, made) from None
+
+    def prepare(self) -> None:
+        """Make the client now. What keeps it from being made, the first call will say."""
+        with contextlib.suppress(BotoCoreError, ValueError, OSError):
+            self._current()
 
     def close(self) -> None:
         """Close idle connections."""
@@ -211,6 +220,7 @@ def _assumed(role_arn: str, region: str, config: Config) -> CredentialResolver:
 
 def _session(region: str) -> Any:
     session = botocore.session.Session()
+    session.register_component("data_loader", _MODELS)
     session.set_config_variable("region", region)  # for STS, which a service account's token is taken to
     return session
 

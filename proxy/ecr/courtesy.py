@@ -10,8 +10,10 @@ from typing import Final
 # While clients are served, one part of at most 10 MiB over all targets each half second: 20 MiB/s, which no line that
 # serves a cluster notices, and which still pushes 1.7 TB a day.
 PACE_SECONDS: Final = 0.5
-# How long work that nobody asked for waits for quiet, each time; then it takes its turn with the others.
+# How long a push waits for quiet before it begins, and work that nobody asked for each time; then it takes its turn.
 PATIENCE_SECONDS: Final = 5.0
+# Between the requests of one pull there are moments without any; only a longer one is quiet.
+_QUIET_SECONDS: Final = 0.25
 # How soon the end of the last response is noticed. Looking costs nothing beside a part, and no request has to signal.
 _LOOK_SECONDS: Final = 0.05
 
@@ -23,19 +25,27 @@ class Courtesy:
         self._busy = busy
         self._clock = clock
         self._line = asyncio.Lock()  # first come, first served
-        self._last = float("-inf")
+        self._last = self._served = float("-inf")
+
+    def served(self) -> None:
+        """A client has just been served."""
+        self._served = self._clock()
 
     async def turn(self, *, spare: bool) -> None:
         """Wait until one more part may be sent: not at all in quiet times."""
         if spare:
             await self.quiet()
         async with self._line:
-            while self._busy() and (pause := self._last + PACE_SECONDS - self._clock()) > 0:  # noqa: ASYNC110
+            while self._serving and (pause := self._last + PACE_SECONDS - self._clock()) > 0:  # noqa: ASYNC110
                 await asyncio.sleep(min(pause, _LOOK_SECONDS))
             self._last = self._clock()
 
     async def quiet(self) -> None:
         """Wait until no client is being served, for PATIENCE_SECONDS at most."""
         end = self._clock() + PATIENCE_SECONDS
-        while self._busy() and self._clock() < end:  # noqa: ASYNC110
+        while self._serving and self._clock() < end:  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_SECONDS)
+
+    @property
+    def _serving(self) -> bool:
+        return self._busy() or self._clock() - self._served < _QUIET_SECONDS

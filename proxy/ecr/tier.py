@@ -87,17 +87,19 @@ class EcrTier:
         self._intake = Intake(targets, supply, queue, clock)
         self._repositories = {api.target.name: Repositories(api) for api in apis}
         self._workers: dict[str, Worker] = {}
-        courtesy, parts = Courtesy(busy), asyncio.Semaphore(PARTS_IN_MEMORY)
+        courtesy = self._courtesy = Courtesy(busy)
+        parts = asyncio.Semaphore(PARTS_IN_MEMORY)
         for api in apis:
             name = api.target.name
             uploader = Uploader(api, supply, courtesy, parts, metrics)
             pusher = Pusher(api, self._repositories[name], supply, uploader, metrics)
-            self._workers[name] = Worker(pusher, queue, metrics, clock, seldom_together)
+            self._workers[name] = Worker(pusher, queue, courtesy, metrics, clock=clock, chance=seldom_together)
             for state in get_args(State):
                 metrics.ecr_queue.labels(name, state).set_function(partial(queue.count, name, state))
 
     def observe(self, served: Served) -> None:
         """A request has been served."""
+        self._courtesy.served()
         self._intake.observe(served)
 
     async def run(self) -> None:

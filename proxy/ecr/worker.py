@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from proxy.ecr.courtesy import Courtesy
 from proxy.ecr.errors import ChildrenMissing, LayersMissing, Refused, Rejected
 from proxy.ecr.job import Job
 from proxy.ecr.push import Pusher, RepositoryOff
@@ -39,11 +40,19 @@ class Worker:
     """Works off the jobs of one target until it is cancelled; then the queue stays as it is."""
 
     def __init__(
-        self, pusher: Pusher, queue: Queue, metrics: Metrics, clock: Callable[[], float], chance: Callable[[], float]
+        self,
+        pusher: Pusher,
+        queue: Queue,
+        courtesy: Courtesy,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], float],
+        chance: Callable[[], float],
     ) -> None:
         """`clock` is the queue's; `chance` gives numbers from 0 to 1, for the jitter."""
         self._pusher = pusher
         self._queue = queue
+        self._courtesy = courtesy
         self._clock = clock
         self._chance = chance
         self._target = pusher.api.target.name
@@ -84,6 +93,7 @@ class Worker:
                 self._slot.notify_all()
 
     async def _attempt(self, job: Job) -> None:
+        await self._courtesy.quiet()
         revision = self._queue.begin(job)
         try:
             pushed = await self._pusher.push(job)

@@ -147,10 +147,6 @@ class Copy:
     def trusted(self, item: str) -> bool:
         return self.near.trusts(item)
 
-    def likely(self, item: str) -> bool:
-        """Whether it is worth asking before upstream."""
-        return not self.near.rests and not self.lacks(item)
-
     def lacks(self, item: str) -> bool:
         """Whether it did not have it a moment ago."""
         return self.near.misses(self.path, item)

@@ -1,7 +1,8 @@
 """Who is asked for what a repository holds, and in which order.
 
-What has a digest comes from the nearest: the ECR targets that hold a copy of the repository, then upstream. Where a
-tag points, and whether a repository holds a blob, upstream alone decides; the copies count while it cannot be asked.
+What has a digest comes from the nearest: the first ECR target that holds a copy of the repository, then upstream.
+Where a tag points, and whether a repository holds a blob, upstream alone decides; the copies count while it cannot be
+asked.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ class Tiers:
         manifest, tier = await self._upstream_or(copies, "manifests", reference, ask)
         for copy in self._copies:
             if copy.lacks(manifest.digest):
-                # An image that is not there has not been pushed: asking for each of its layers would only cost time.
-                copy.near.missed(copy.path, (blob.digest for blob in manifest.blobs))
+                # What is not there has not been pushed: asking for each image and layer of it would only cost time.
+                copy.near.missed(copy.path, (part.digest for part in (*manifest.children, *manifest.blobs)))
         return manifest, tier
 
     async def blob_size(self, digest: Digest) -> tuple[int, Tier]:
@@ -81,9 +82,13 @@ class Tiers:
         return Delivery(self._repository, digest, size, [*map(_giver, before), upstream, *map(_giver, after)])
 
     def _split(self, digest: Digest) -> tuple[list[Copy], list[Copy]]:
-        """The copies that are asked before upstream, and those that are asked when it fails."""
+        """The copies that are asked before upstream, and those that are asked when it fails.
+
+        Before upstream it is one at the most: a new image is in none, and each that is asked in vain costs time.
+        """
         trusted = [copy for copy in self._copies if copy.trusted(digest)]
-        likely = [copy for copy in trusted if copy.likely(digest)]
+        nearest = next((copy for copy in trusted if not copy.near.rests), None)
+        likely = [nearest] if nearest is not None and not nearest.lacks(digest) else []
         return likely, [copy for copy in trusted if copy not in likely]
 
     async def _upstream_or(

@@ -60,6 +60,20 @@ async def test_the_end_of_the_last_response_ends_the_waiting() -> None:
         await asyncio.gather(*waiting)
 
 
+async def test_the_moments_between_the_requests_of_one_pull_are_not_quiet() -> None:
+    clock = [100.0]
+    courtesy = Courtesy(Clients().busy, lambda: clock[0])
+    courtesy.served()
+    waiting = asyncio.create_task(courtesy.quiet())
+    done, _ = await asyncio.wait({waiting}, timeout=0.15)
+    assert not done
+
+    clock[0] += 1
+
+    async with asyncio.timeout(5):
+        await waiting
+
+
 async def test_spare_work_waits_for_quiet_first_and_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(courtesy_module, "PATIENCE_SECONDS", 0.3)
     courtesy = Courtesy(Clients(1).busy)

@@ -17,7 +17,7 @@ from proxy.pull import near, tiers
 from proxy.pull.freshness import TagPolicy
 from tests.pull.house import UPSTREAM, House, house
 from tests.support import images
-from tests.support.ecr import EcrDouble
+from tests.support.ecr import ACCOUNT, EcrDouble
 from tests.support.faults import BEFORE_HEADERS, Gate, change, refuse
 from tests.support.images import Manifest
 from tests.support.pulls import Reply, pull
@@ -206,6 +206,22 @@ async def test_the_second_target_gives_what_the_first_one_lacks(
     async with house(tmp_path, {UPSTREAM: upstream.url}, *targets) as running:
         assert origins(await pull_all(running, image, "1")) == {"ecr"}
         assert running.metric("millpond_ecr_read_bytes_total", target="second") > 0
+
+
+async def test_an_image_that_is_in_no_target_yet_costs_one_question_to_the_nearest(
+    cloud: EcrDouble, upstream: ScriptedUpstream, tmp_path: Path, images_directory: Path
+) -> None:
+    other = "444455556666"
+    for account in (ACCOUNT, other):
+        fill(cloud, NAME, images.chart(1), account=account)
+    image = images.index([images.simple_image(images_directory, seed=seed) for seed in (1, 2)])
+    upstream.add(image, APP, "1")
+    role = f"arn:aws:iam::{other}:role/read"
+    targets = [target_of(cloud, UPSTREAM), target_of(cloud, UPSTREAM, name="second", account=other, role_arn=role)]
+    calls = len(cloud.calls)
+    async with house(tmp_path, {UPSTREAM: upstream.url}, *targets) as running:
+        assert origins(await pull_all(running, image, "1")) == {"upstream"}
+    assert [(call.operation, call.account) for call in cloud.calls[calls:]] == [("BatchGetImage", ACCOUNT)]
 
 
 # Failures
