@@ -79,13 +79,15 @@ def test_the_optional_keys_of_millpond_yaml_are_the_defaults_too(tmp_path: Path)
     assert document["registry"]["tls"]["client_ca_file"] is None
 
 
-def test_the_configuration_in_the_readme_is_accepted(tmp_path: Path) -> None:
-    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+def test_the_configurations_in_the_readme_are_accepted(tmp_path: Path) -> None:
+    texts = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     password = tmp_path / "docker-hub"
     password.write_text("x")
     file = tmp_path / "millpond.yaml"
-    file.write_text(text.replace("/run/secrets/docker-hub", str(password)))
-    assert "quay.io" not in load(file, {}).upstreams
+    file.write_text("".join(texts).replace("/run/secrets/docker-hub", str(password)))
+    settings = load(file, {})
+    assert "quay.io" not in settings.upstreams
+    assert [target.name for target in settings.ecr.targets] == ["dev", "prod"]
 
 
 def test_the_readme_says_only_two_commands_to_run_and_to_test() -> None:
