@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import structlog
+
 from proxy.ecr.errors import EcrError, Passing
 from proxy.ecr.session import Client
 from proxy.oci.errors import Denied, MillpondError, UpstreamInvalid, UpstreamUnreachable
@@ -65,16 +67,24 @@ class Login:
             return held.pair  # refreshing early is what makes this possible
 
     def forget(self) -> None:
-        """The registry has refused the last ones: fetch others next time."""
-        self._held = None
+        """The registry has refused the last ones: fetch others next time, and keep these for when that fails, since it
+        may have refused something else."""
+        if self._held is not None:
+            self._held = replace(self._held, refresh_at=self._clock())
 
     def _done(self, fetch: asyncio.Task[_Held]) -> None:
         self._fetch = None
-        if not fetch.cancelled() and fetch.exception() is None:
+        if fetch.cancelled():
+            return
+        error = fetch.exception()  # retrieved, though every caller may have left
+        if error is None:
             self._held = fetch.result()
         elif self._held is not None:
-            later = min(self._clock() + REFRESH_PAUSE, self._held.expires_at)
-            self._held = replace(self._held, refresh_at=later)
+            now = self._clock()
+            structlog.get_logger().warning(
+                "ECR login not renewed", why=str(error), seconds_left=round(self._held.expires_at - now)
+            )
+            self._held = replace(self._held, refresh_at=min(now + REFRESH_PAUSE, self._held.expires_at))
 
     async def _fetched(self) -> _Held:
         asked_at = self._clock()

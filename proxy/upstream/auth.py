@@ -29,12 +29,16 @@ SHORTEST_LIFETIME: Final = 10.0
 LONGEST_LIFETIME: Final = 12 * 3600.0
 # Fetch the next one while the old one still works.
 REFRESH_AT: Final = 0.8
+# A refusal of what was made less than this ago (in seconds) is not for its age.
+FRESH: Final = 60.0
 # Tokens are a few KiB (those of cloud registries up to 30).
 MAX_TOKEN_BODY: Final = 1024 * 1024
 # A token a repository; beyond this the least recently used is fetched anew.
 MAX_TOKENS: Final = 4096
 MAX_SCOPES: Final = 16
 
+# How ECR refuses a password that has expired, and ECR Public a token (aws/containers-roadmap#2835).
+_EXPIRED: Final = frozenset({400, 403})
 _VISIBLE: Final = re.compile(r"[\x21-\x7e]+\Z")
 
 
@@ -53,6 +57,7 @@ class _Bearer:
 @dataclass(frozen=True, slots=True)
 class _Token:
     header: str = field(repr=False)
+    made_at: float
     refresh_at: float
     expires_at: float
 
@@ -78,7 +83,8 @@ class Authenticator:
         self._clock = clock
         self.uses_tokens = False  # whether upstream's latest challenge was for a token
         self._basic: str | None = None  # once upstream has asked for it
-        self._given: str | None = None  # the latest that has been made
+        self._given: str | None = None  # the latest that has been made of credentials
+        self._given_at = 0.0
         self._bearer: _Bearer | None = None  # upstream's latest challenge: a guess for repositories not yet seen
         self._bearers: OrderedDict[str | None, _Bearer] = OrderedDict()
         self._tokens: OrderedDict[_Bearer, _Token] = OrderedDict()
@@ -122,6 +128,20 @@ class Authenticator:
         raise UpstreamInvalid(
             f"upstream {self._endpoint.name} answered 401 without a Bearer or Basic challenge that can be answered"
         )
+
+    def is_stale(self, header: str, status: int) -> bool:
+        """Whether `status` may be for the age of `header`, so that the request is worth another one.
+
+        Where Millpond logs in, such a refusal looks like that of a forbidden repository, which must not cost a login
+        for every pull.
+        """
+        if status not in _EXPIRED or self._endpoint.login is None:
+            return status == 401
+        made = [token.made_at for token in self._tokens.values() if token.header == header]
+        if header == self._given:
+            made.append(self._given_at)
+        # One that is not here any more has been dropped meanwhile: there is a newer one to be had for nothing.
+        return all(self._clock() - made_at >= FRESH for made_at in made)
 
     def drop(self, path: str | None, header: str) -> None:
         """Forget what did not work: the next challenge counts. A newer token that others fetched meanwhile stays."""
@@ -220,14 +240,16 @@ class Authenticator:
         if isinstance(lifetime, bool) or not isinstance(lifetime, int | float) or not lifetime > 0:
             lifetime = DEFAULT_LIFETIME
         lifetime = min(max(lifetime, SHORTEST_LIFETIME), LONGEST_LIFETIME)
-        return _Token(f"Bearer {value}", asked_at + lifetime * REFRESH_AT, asked_at + lifetime)
+        return _Token(f"Bearer {value}", asked_at, asked_at + lifetime * REFRESH_AT, asked_at + lifetime)
 
     async def _credentials(self) -> str:
         username, password = self._endpoint.username, self._endpoint.password
         if self._endpoint.login is not None:
             username, password = await self._endpoint.login()
-        self._given = "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
-        return self._given
+        given = "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
+        if given != self._given:
+            self._given, self._given_at = given, self._clock()
+        return given
 
     def _refused(self, header: str | None) -> bool:
         """Have a login made anew whose latest result has been refused. Whether that can be done."""

@@ -56,6 +56,12 @@ async def refusal(reply: Reply, endpoint: Endpoint, noun: str, path: str | None)
 
 def credentials_hint(endpoint: Endpoint) -> str:
     """What the operator can do about a 401 or 403."""
+    if endpoint.login is not None:
+        return (
+            f"Millpond logs in there with AWS credentials: check upstreams.{endpoint.name}.role_arn (without it, the "
+            "identity that Millpond runs with), that its policy allows ecr:BatchGetImage and "
+            "ecr:GetDownloadUrlForLayer, and that the repository's own policy does too if it is another account's"
+        )
     keys = f"upstreams.{endpoint.name}.username and upstreams.{endpoint.name}.password_file"
     if endpoint.has_credentials:
         return f"credentials are configured: check {keys}, and that this account may pull it"

@@ -95,11 +95,11 @@ class Walker:
     async def _authorized(
         self, method: str, target: Target, path: str | None, headers: Mapping[str, str], noun: str
     ) -> tuple[Reply, dict[str, str]]:
-        """The first hop. A 401 to a header that has worked before is asked again without one, for a fresh challenge:
+        """The first hop. What is refused with a header that is stale is asked again without one, for a fresh challenge:
         nvcr.io's is another one after a token has expired."""
         header = await self._auth.header(path)
         reply, sent = await self._send(method, target, headers, header, noun)
-        if reply.status == 401 and header is not None:
+        if header is not None and self._auth.is_stale(header, reply.status):
             await reply.aclose()
             self._auth.drop(path, header)
             reply, sent = await self._send(method, target, headers, None, noun)

@@ -25,7 +25,7 @@ from tests.support.tokens import ISSUER, SERVICE, TokenServer
 # What a registry with passwords knows. The hash is fixed, because no library of ours writes bcrypt.
 USER: Final = "robot"
 PASSWORD: Final = "correct horse"
-_HTPASSWD: Final = "robot:$2y$05$millpondharnesstests..4doo5rF4Ohj9e8Dx8eEoj1GBt29UsWq\n"
+_HASH: Final = "$2y$05$millpondharnesstests..4doo5rF4Ohj9e8Dx8eEoj1GBt29UsWq"
 
 _BLOCK: Final = 1 << 20
 _TIMEOUT: Final = 120.0
@@ -46,13 +46,14 @@ class Served:
 class Registry:
     """One registry program with its own storage.
 
-    `authority` turns TLS on, `tokens` the bearer flow, `passwords` basic authentication as USER.
+    `authority` turns TLS on, `tokens` the bearer flow, `passwords` basic authentication as `user` with PASSWORD.
     """
 
     directory: Path
     authority: Authority | None = None
     tokens: TokenServer | None = None
     passwords: bool = False
+    user: str = USER
 
     def __post_init__(self) -> None:
         self.relay: CountingRelay | None = None
@@ -202,7 +203,7 @@ class Registry:
             }
         elif self.passwords:
             passwords = self.directory / "htpasswd"
-            passwords.write_text(_HTPASSWD)
+            passwords.write_text(f"{self.user}:{_HASH}\n")
             settings["auth"] = {"htpasswd": {"realm": "passwords", "path": str(passwords)}}
         return settings
 
@@ -216,7 +217,7 @@ class Registry:
         if self.tokens:
             return {"Authorization": f"Bearer {self.tokens.mint([(repository, ('pull', 'push', 'delete'))])}"}
         if self.passwords:
-            return {"Authorization": f"Basic {base64.b64encode(f'{USER}:{PASSWORD}'.encode()).decode()}"}
+            return {"Authorization": f"Basic {base64.b64encode(f'{self.user}:{PASSWORD}'.encode()).decode()}"}
         return {}
 
 

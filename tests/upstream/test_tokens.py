@@ -11,6 +11,7 @@ import pytest
 from proxy.oci.digest import Digest
 from proxy.oci.errors import Denied, MillpondError, UpstreamInvalid, UpstreamUnreachable
 from proxy.oci.names import Tag
+from proxy.upstream.auth import FRESH
 from tests.support.faults import Answer, Gate, Request, change, refuse
 from tests.support.images import OCI_MANIFEST, chart
 from tests.support.scripted import ScriptedUpstream
@@ -328,3 +329,118 @@ async def test_no_secret_is_in_a_repr_or_a_message(guarded: ScriptedUpstream, co
         await registry.manifest(REPOSITORY, TAG)
     assert "hunter2" not in f"{caught.value} {registry._endpoint!r}"
     assert "kept=1" not in str(caught.value), "the realm's query may be a secret"
+
+
+class Ecr:
+    """ECR's answers, and a login that gives the same password until that is to be forgotten: then the next one."""
+
+    def __init__(self) -> None:
+        self.logins = self.valid = 1
+
+    async def login(self) -> tuple[str, str]:
+        return "AWS", f"password-{self.logins}"
+
+    def forget(self) -> None:
+        self.logins += 1
+
+    @property
+    def header(self) -> str:
+        """What is let in."""
+        return f"Basic {base64.b64encode(f'AWS:password-{self.valid}'.encode()).decode()}"
+
+    def answer(self, request: Request, answer: Answer) -> Answer:
+        header = request.headers.get("authorization")
+        if header is None:
+            return Answer(401, b"", {"WWW-Authenticate": 'Basic realm="ecr",service="ecr.amazonaws.com"'}, ranged=False)
+        if header == self.header and "forbidden" not in request.path:
+            return answer
+        return refuse(403, "your token has expired, or this is not for you")(request, answer)
+
+
+@pytest.fixture
+def ecr(upstream: ScriptedUpstream) -> Ecr:
+    """What the upstream is from now on; it has the image."""
+    made = Ecr()
+    upstream.add(chart(), REPOSITORY, TAG)
+    for method in ("GET", "HEAD"):
+        upstream.script("/v2/", then=made.answer, method=method)
+    return made
+
+
+async def test_a_403_to_a_password_that_is_not_fresh_causes_one_login_for_all_who_meet_it(
+    upstream: ScriptedUpstream, ecr: Ecr, connect: Connect, clock: Clock
+) -> None:
+    registry = connect(upstream.url, login=ecr.login, forget=ecr.forget, clock=clock)
+    await registry.manifest(REPOSITORY, TAG)
+    clock.now += FRESH
+    ecr.valid = 2
+    manifests = await asyncio.gather(*(registry.manifest(REPOSITORY, TAG) for _ in range(10)))
+    assert {manifest.digest for manifest in manifests} == {chart().digest}
+    assert ecr.logins == 2
+    clock.now += FRESH
+    ecr.valid = 3
+    assert await registry.resolve(REPOSITORY, TAG) == chart().digest, "a HEAD has no words about it"
+    assert ecr.logins == 3
+
+
+async def test_a_forbidden_repository_costs_no_more_than_one_login_a_minute(
+    upstream: ScriptedUpstream, ecr: Ecr, connect: Connect, clock: Clock
+) -> None:
+    registry = connect(upstream.url, login=ecr.login, forget=ecr.forget, clock=clock)
+    for minute in (0, 1, 2):
+        ecr.valid = 1 + minute  # as ever, what a login gives is what is valid
+        for pull in range(5):
+            upstream.requests.clear()
+            with pytest.raises(Denied, match="not for you"):
+                await registry.manifest("forbidden", TAG)
+            assert ecr.logins == 1 + minute
+            assert pull == 0 or len(upstream.requests) == 1
+        assert (await registry.manifest(REPOSITORY, TAG)).digest == chart().digest
+        clock.now += FRESH
+
+
+async def test_a_400_to_a_token_that_is_not_fresh_causes_another_token(
+    guarded: ScriptedUpstream, connect: Connect, clock: Clock, issued: list[str]
+) -> None:
+    """As ECR Public does; without an Authorization header it answers 401."""
+    wanted = wants_token(f"{guarded.url}/token", lambda: issued[-1])
+
+    def public(request: Request, answer: Answer) -> Answer:
+        given = wanted(request, answer)
+        return refuse(400)(request, answer) if given.status == 401 and "authorization" in request.headers else given
+
+    guarded.script("/v2/", then=public)
+    login = Ecr()
+    registry = connect(guarded.url, login=login.login, forget=login.forget, clock=clock)
+    await registry.manifest(REPOSITORY, TAG)
+    issued.append("the one before has expired")
+    with pytest.raises(UpstreamInvalid, match="400"):
+        await registry.manifest(REPOSITORY, TAG)
+    clock.now += FRESH
+    await registry.manifest(REPOSITORY, TAG)
+    assert [request.headers["authorization"] for request in guarded.seen("/token")] == [login.header] * 2
+
+
+@pytest.mark.parametrize("status", [400, 403])
+async def test_without_a_login_it_is_what_it_is(
+    guarded: ScriptedUpstream, connect: Connect, clock: Clock, status: int
+) -> None:
+    registry = connect(guarded.url, username="robot", password="secret", clock=clock)
+    await registry.manifest(REPOSITORY, TAG)
+    clock.now += FRESH
+    guarded.requests.clear()
+    guarded.script("/v2/", then=refuse(status))
+    with pytest.raises(MillpondError, match=str(status)):
+        await registry.manifest(REPOSITORY, TAG)
+    assert len(guarded.requests) == 1
+
+
+async def test_whoever_may_log_in_and_not_pull_is_told_what_to_check(
+    upstream: ScriptedUpstream, ecr: Ecr, connect: Connect
+) -> None:
+    registry = connect(upstream.url, login=ecr.login, forget=ecr.forget)
+    with pytest.raises(Denied) as caught:
+        await registry.manifest("forbidden", TAG)
+    assert "upstreams.example.test.role_arn" in str(caught.value)
+    assert "ecr:BatchGetImage" in str(caught.value)
+    assert "password" not in str(caught.value), "there is none to configure, nor may the one that was made be shown"

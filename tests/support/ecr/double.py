@@ -32,8 +32,8 @@ class EcrDouble(Faults):
 
     The account of a call is that of its keys, unless it names a registryId; its region is that of its signature.
     `account` is whose keys `environment` holds. `part_size` and `min_part` are in bytes: the most and the least that
-    a part may have, so that tests can upload many parts of few bytes. `password_seconds`, and `role_seconds` (None: as
-    asked for), may be changed at any time.
+    a part may have, so that tests can upload many parts of few bytes. `password` (None: another one each time),
+    `password_seconds` and `role_seconds` (None: as asked for) are what is granted; they may be changed at any time.
     """
 
     def __init__(self, account: str = ACCOUNT, *, part_size: int = MAX_PART, min_part: int | None = None) -> None:
@@ -41,6 +41,7 @@ class EcrDouble(Faults):
         self.account = account
         self.part_size = part_size
         self.min_part = min(MIN_PART, part_size) if min_part is None else min_part
+        self.password: str | None = None
         self.password_seconds = PASSWORD_SECONDS
         self.role_seconds: float | None = None
         self.calls: list[Call] = []
@@ -188,7 +189,7 @@ class EcrDouble(Faults):
         return self._layers.url + self.downloads.sign(repository, digest)
 
     def _grant_password(self) -> tuple[str, float]:
-        self.passwords.append(secrets.token_urlsafe(40))
+        self.passwords.append(self.password or secrets.token_urlsafe(40))
         return self.passwords[-1], time.time() + self.password_seconds
 
     def _download(self, request: Request) -> Answer | None:
