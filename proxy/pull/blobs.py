@@ -250,9 +250,9 @@ class _Flying:
         with closing(await self.again()) as blob:
             if blob.size != self.size:
                 raise UpstreamInvalid(f"the blob has {blob.size} bytes where ECR said {self.size}")
-            self.origin = blob.origin
             async with aclosing(blob.read(start, stop)) as pieces:
                 async for piece in pieces:
+                    self.origin = blob.origin  # known at its first piece: it may have begun anew as well
                     yield piece
 
     def close(self) -> None:
