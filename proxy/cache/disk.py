@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -22,11 +22,10 @@ from proxy.cache.lock import DirectoryLock
 from proxy.cache.register import Register
 from proxy.cache.sweep import scrub, sweep
 from proxy.observe.metrics import Metrics
+from proxy.observe.surviving import surviving
 from proxy.oci.digest import Digest
 from proxy.oci.errors import DigestInvalid
 
-# Housekeeping that failed (a directory that cannot be read, say) is tried again after this.
-_AGAIN_SECONDS: Final = 60.0
 # Records of the ledger that are in memory at once while it is read.
 _BATCH: Final = 1000
 
@@ -93,8 +92,8 @@ class DiskCache:
             return
         async with asyncio.TaskGroup() as tasks:
             for journal in self._journals:
-                tasks.create_task(_surviving(journal.run))
-            tasks.create_task(_surviving(partial(self._watch, self._files)))
+                tasks.create_task(surviving(journal.run, "ledger"))
+            tasks.create_task(surviving(partial(self._watch, self._files), "cache housekeeping"))
 
     async def close(self) -> None:
         """Write down what is noted, and let go of the directory."""
@@ -110,18 +109,6 @@ class DiskCache:
 
     def _records(self) -> dict[str, Record]:
         return self.catalog.records() | self._index.records()
-
-
-async def _surviving(work: Callable[[], Awaitable[None]]) -> None:
-    """Housekeeping that fails is said, and begun again: it must never take the serving down with it."""
-    while True:
-        try:
-            await work()
-        except Exception:  # noqa: BLE001  a disk can fail in any way
-            structlog.get_logger().exception("cache housekeeping failed", again_in=_AGAIN_SECONDS)
-            await asyncio.sleep(_AGAIN_SECONDS)
-        else:
-            return
 
 
 class _Digests(dict[str, Digest]):

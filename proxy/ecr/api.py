@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from proxy.ecr.calls import TRIES, Calls, Observe
-from proxy.ecr.errors import EcrError, LayersMissing, Rejected, UploadLost
+from proxy.ecr.errors import EcrError, LayersMissing, Rejected, TagTaken, UploadLost
 from proxy.ecr.quota import Quotas
 from proxy.ecr.session import Client
 from proxy.ecr.target import RepositoryTemplate, Target
@@ -104,14 +104,21 @@ class Api:
             raise Rejected(
                 f"{self._repository(name)}: manifest {manifest.digest} is not UTF-8, as ECR wants it"
             ) from None
-        await self._calls.ask(
-            "PutImage",
-            name,
-            imageManifest=text,
-            imageManifestMediaType=manifest.media_type,
-            imageDigest=_known(manifest.digest),
-            **tags,
-        )
+        try:
+            await self._calls.ask(
+                "PutImage",
+                name,
+                imageManifest=text,
+                imageManifestMediaType=manifest.media_type,
+                imageDigest=_known(manifest.digest),
+                **tags,
+            )
+        except TagTaken:
+            # An immutable repository answers so even where the tag is this very image's (aws/containers-roadmap#2179):
+            # after an earlier try whose answer got lost, say.
+            there = None if tag is None else (await self.images(name, [tag])).get(tag)
+            if there is None or there.digest != manifest.digest:
+                raise
 
     async def images(self, name: str, references: Sequence[Reference]) -> dict[Reference, Manifest]:
         """The manifests that are there, their digests verified; the others are left out."""

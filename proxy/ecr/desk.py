@@ -82,14 +82,19 @@ class Desk:
     async def _sync(self, images: Sequence[Image]) -> AsyncGenerator[Row, None]:
         # Without a bound: a few rows a second at most, until whoever does not read is let go.
         rows: asyncio.Queue[Row | None] = asyncio.Queue()
-        places = asyncio.Semaphore(IMAGES_AT_ONCE)
+        waiting = iter(images)
+        total: Counter[str] = Counter()
+
+        async def one_after_the_other() -> None:
+            for image in waiting:
+                total.update(await self._one(image, rows.put_nowait))
 
         async def all_of_them() -> None:
             try:
                 async with asyncio.TaskGroup() as group:
-                    tasks = [group.create_task(self._one(image, places, rows.put_nowait)) for image in images]
-                done, failed = (sum(counts) for counts in zip(*(task.result() for task in tasks), strict=True))
-                rows.put_nowait({"summary": {"done": done, "failed": failed}})
+                    for _ in range(IMAGES_AT_ONCE):
+                        group.create_task(one_after_the_other())
+                rows.put_nowait({"summary": {"done": total["done"], "failed": total["failed"]}})
             finally:
                 rows.put_nowait(None)
 
@@ -102,26 +107,26 @@ class Desk:
             work.cancel()
             await asyncio.wait({work})
 
-    async def _one(self, image: Image, places: asyncio.Semaphore, tell: Callable[[Row], None]) -> tuple[int, int]:
-        """Push one image and report until it is in all targets, or is known not to get there; (done, failed)."""
-        async with places:
-            try:
-                manifest = await self._supply.manifest(image.repository, image.reference, spare=False)
-            except MillpondError as error:
-                tell(_row(image, None, "failed", str(error)))
-                return 0, 1
-            due = {name: job_key(name, image.repository, manifest.digest) for name in self._takers(image.repository)}
-            if not due:
-                reason = f"no target takes images of {image.repository.upstream}; add it to the upstreams of one"
-                tell(_row(image, None, "failed", reason))
-                return 0, 1
-            begun = self._tier.push(image.repository, manifest.digest, image.tag)
-            for name, key in due.items():
-                if key not in begun:
-                    tell(_row(image, name, "failed", "its queue is full; ask again when it is shorter"))
-            states = await asyncio.gather(*(self._follow(image, key, tell) for key in begun))
+    async def _one(self, image: Image, tell: Callable[[Row], None]) -> dict[str, int]:
+        """Push one image and report until it is in all targets, or is known not to get there; how many are `done` and
+        how many `failed`."""
+        try:
+            manifest = await self._supply.manifest(image.repository, image.reference, spare=False)
+        except MillpondError as error:
+            tell(_row(image, None, "failed", str(error)))
+            return {"failed": 1}
+        due = {name: job_key(name, image.repository, manifest.digest) for name in self._takers(image.repository)}
+        if not due:
+            reason = f"no target takes images of {image.repository.upstream}; add it to the upstreams of one"
+            tell(_row(image, None, "failed", reason))
+            return {"failed": 1}
+        begun = self._tier.push(image.repository, manifest.digest, image.tag)
+        for name, key in due.items():
+            if key not in begun:
+                tell(_row(image, name, "failed", "its queue is full; ask again when it is shorter"))
+        states = await asyncio.gather(*(self._follow(image, key, tell) for key in begun))
         done = states.count("done")
-        return done, len(due) - done
+        return {"done": done, "failed": len(due) - done}
 
     def _takers(self, repository: Repository) -> list[str]:
         targets = [place.target for place in self._places.targets]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -48,7 +48,7 @@ def children(index: Manifest) -> list[Child]:
         Rejected: it names one by a digest that ECR does not know.
     """
     entries = _entries(index, index.children, "manifests")
-    digests = {described.digest for _, described in entries}
+    digests = {str(described.digest): described.digest for _, described in entries}
     return [Child(it.digest, it.platform, _attested(entry, it, digests)) for entry, it in entries]
 
 
@@ -112,12 +112,12 @@ def _parts(platform: str) -> tuple[str, str, str]:
     return system, architecture, variant
 
 
-def _attested(entry: dict[str, Any], described: Descriptor, digests: Collection[Digest]) -> Digest | None:
+def _attested(entry: dict[str, Any], described: Descriptor, digests: Mapping[str, Digest]) -> Digest | None:
     annotations = entry.get("annotations")
     if described.platform not in _NO_PLATFORM or not isinstance(annotations, dict):
         return None
     named = annotations.get(_ATTESTS)
-    return next((digest for digest in digests if digest == named != described.digest), None)
+    return digests.get(named) if isinstance(named, str) and named != described.digest else None
 
 
 def _entries(

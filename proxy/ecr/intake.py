@@ -47,7 +47,8 @@ class Intake:
         except MillpondError:
             return
         repository = Repository(served.upstream, served.repository)
-        tag = reference if isinstance(reference, Tag) else None
+        # Where a tag pointed when upstream was last heard of is no news: it must not move a newer one back.
+        tag = reference if isinstance(reference, Tag) and served.origin != "stale" else None
         if tag is not None:
             self._remember(repository, tag, digest)
         if served.method == "GET":

@@ -48,9 +48,11 @@ class Job:
         return job_key(self.target, self.repository, self.digest)
 
     def clash(self, tag: Tag) -> None:
-        """The tag is another image's for good; it is tried again on demand only."""
-        self.tags.discard(tag)
-        self.clashed.add(tag)
+        """The tag is another image's for good; it is tried again on demand only. Nothing is left to be tried where a
+        newer pull has given the tag to another job meanwhile."""
+        if tag in self.tags:
+            self.tags.remove(tag)
+            self.clashed.add(tag)
 
     def forgive(self) -> None:
         """Begin as if nothing had failed."""

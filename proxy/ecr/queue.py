@@ -150,13 +150,16 @@ class Queue:
     def retry(self, target: str, wanted: Callable[[Job], bool]) -> int:
         """Begin at once what is rejected, waits after a failure, or lacks a tag. Returns how many."""
         now = self._clock()
-        all_wait = self.lane(target).paused_until > now
-        waiting = (job for job in self.of(target, "queued") if all_wait or job.attempts or job.not_before > now)
+        waiting = (job for job in self.of(target, "queued") if job.attempts or job.not_before > now)
         clashed = (job for job in self.of(target, "done") if job.clashed)
         chosen = [job for job in chain(self.of(target, "rejected"), waiting, clashed) if wanted(job)]
         for job in chosen:
             self._again(job)
-        return len(chosen)
+        if self.lane(target).paused_until <= now:
+            return len(chosen)
+        # The others wait for nothing but the end of the pause, and there may be thousands of them.
+        again = set(chosen)
+        return len(chosen) + sum(wanted(job) for job in self.of(target, "queued") if job not in again)
 
     def _is_worth_another_try(self, job: Job) -> bool:
         return job.state == "rejected" and job.misses > 0 and self._clock() - job.checked > RECHECK_SECONDS

@@ -9,6 +9,8 @@ from functools import partial
 from itertools import chain, islice
 from typing import Final, get_args
 
+import structlog
+
 from proxy.ecr.api import Api
 from proxy.ecr.courtesy import Courtesy
 from proxy.ecr.intake import Intake
@@ -22,6 +24,7 @@ from proxy.ecr.upload import PARTS_IN_MEMORY, Uploader
 from proxy.ecr.worker import Worker, seldom_together
 from proxy.observe.events import Served
 from proxy.observe.metrics import Metrics
+from proxy.observe.surviving import surviving
 from proxy.oci.digest import Digest
 from proxy.oci.names import Repository, Tag
 
@@ -98,15 +101,19 @@ class EcrTier:
                 metrics.ecr_queue.labels(name, state).set_function(partial(queue.count, name, state))
 
     def observe(self, served: Served) -> None:
-        """A request has been served."""
+        """A request has been served. Never raises: the response is on its way, and ECR is not the client's affair."""
         self._courtesy.served()
-        self._intake.observe(served)
+        try:
+            self._intake.observe(served)
+        except Exception:  # noqa: BLE001  a defect of ours
+            structlog.get_logger().exception("not pushed to ECR until it is pulled again", item=served.item)
 
     async def run(self) -> None:
-        """Push until cancelled; what is not done by then stays in the queue."""
+        """Push until cancelled; what is not done by then stays in the queue. A defect of one target's worker ends
+        neither the others nor the program."""
         async with asyncio.TaskGroup() as group:
-            for worker in self._workers.values():
-                group.create_task(worker.run())
+            for name, worker in self._workers.items():
+                group.create_task(surviving(worker.run, f"pushing to {name}"))
 
     def push(self, repository: Repository, digest: Digest, tag: Tag | None) -> list[str]:
         """Push on demand, and at once, whatever has failed before. Returns the keys of the jobs, one a target."""

@@ -59,20 +59,22 @@ class Worker:
         self._lane = queue.lane(self._target)
         self._images = metrics.ecr_images
         self._breaks = 0
-        self._slot = asyncio.Condition()
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], Job] = {}
+        self._ended = asyncio.Event()
         self.trouble = ""  # why the whole target is refused; empty while it is not
 
     async def run(self) -> None:
+        """It may be begun again however it has ended: every job that it took has gone back to its lane by then."""
         try:
             while True:
-                async with self._slot:
-                    # A target that has refused everything is asked by one job, not by all of them.
-                    await self._slot.wait_for(lambda: len(self._running) < (1 if self.trouble else JOBS))
+                # A target that has refused everything is asked by one job, not by all of them.
+                while len(self._running) >= (1 if self.trouble else JOBS):
+                    self._ended.clear()
+                    await self._ended.wait()
                 job = await self._lane.next()
-                task = asyncio.create_task(self._one(job), name=f"push {job.key}")
-                self._running.add(task)
-                task.add_done_callback(self._running.discard)
+                task = asyncio.create_task(self._attempt(job), name=f"push {job.key}")
+                self._running[task] = job
+                task.add_done_callback(self._over)
         finally:
             for task in self._running:
                 task.cancel()
@@ -83,23 +85,21 @@ class Worker:
         self._breaks = 0
         self._lane.pause(0.0)
 
-    async def _one(self, job: Job) -> None:
-        try:
-            await self._attempt(job)
-        finally:
-            self._lane.free(job.repository)
-            self._running.discard(_current())
-            async with self._slot:
-                self._slot.notify_all()
+    def _over(self, task: asyncio.Task[None]) -> None:
+        job = self._running.pop(task)
+        self._lane.free(job.repository)
+        self._ended.set()
+        if task.cancelled():  # wherever that met it, before its beginning too
+            self._queue.hold(job, job.not_before, reason=job.reason, note=job.note)
+        elif error := task.exception():
+            structlog.get_logger().error("push got lost", target=job.target, image=_image(job), exc_info=error)
+            self._queue.hold(job, self._after(LAST_PAUSE), reason=_defect(error))
 
     async def _attempt(self, job: Job) -> None:
         await self._courtesy.quiet()
         revision = self._queue.begin(job)
         try:
             pushed = await self._pusher.push(job)
-        except asyncio.CancelledError:
-            self._queue.hold(job, job.not_before, reason=job.reason, note=job.note)
-            raise
         except QuotaReserved:
             self._queue.hold(job, self._after(QUOTA_PAUSE), note=_quota_note(job))
         except RepositoryOff as error:
@@ -115,7 +115,7 @@ class Worker:
             self._failed(job, str(error))
         except Exception as error:  # noqa: BLE001  a defect in one image's push must not end those of all others
             structlog.get_logger().exception("push failed unexpectedly", target=job.target, image=_image(job))
-            self._failed(job, f"something unexpected happened ({type(error).__name__}); the log says more")
+            self._failed(job, _defect(error))
         else:
             self._mend()
             if pushed.more:
@@ -183,14 +183,12 @@ def seldom_together() -> float:
     return random.random()  # noqa: S311  not a secret
 
 
-def _current() -> asyncio.Task[None]:
-    task = asyncio.current_task()
-    assert task is not None
-    return task
-
-
 def _image(job: Job) -> str:
     return f"{job.repository}@{job.digest}"
+
+
+def _defect(error: BaseException) -> str:
+    return f"something unexpected happened ({type(error).__name__}); the log says more"
 
 
 def _quota_note(job: Job) -> str:

@@ -17,15 +17,20 @@ Format = Literal["auto", "json", "console"]
 def configure(form: Format, level: str) -> None:
     """Send structlog's events to standard error from now on. `auto` is `console` on a terminal, else `json`."""
     outlet = Outlet(sys.stderr.fileno())
+    rendering: list[structlog.typing.Processor]
     pretty = form == "console" or (form == "auto" and sys.stderr.isatty())
-    renderer: structlog.typing.Processor = structlog.dev.ConsoleRenderer() if pretty else _as_json
+    # Tracebacks without the values of variables: among those are passwords and presigned URLs.
+    if pretty:
+        rendering = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+    else:
+        tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        rendering = [structlog.processors.ExceptionRenderer(tracebacks), _as_json]
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.StackInfoRenderer(),
-            *(() if pretty else (structlog.processors.dict_tracebacks,)),
-            renderer,
+            *rendering,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=lambda *_: outlet,

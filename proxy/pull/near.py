@@ -24,6 +24,7 @@ from proxy.oci.errors import (
     UpstreamFailure,
     UpstreamInvalid,
     UpstreamTimeout,
+    UpstreamUnreachable,
 )
 from proxy.oci.manifest import Manifest
 from proxy.oci.names import Repository
@@ -130,6 +131,11 @@ class Near:
             late = UpstreamTimeout(f"ECR target {self.name} did not answer within {ECR_DEADLINE:g} s")
             self.failed(noun, late)
             raise late from None
+        except Exception as error:  # noqa: BLE001  an answer that nobody has foreseen: others have the content as well
+            structlog.get_logger().exception("ECR could not be read", target=self.name, item=item)
+            broken = UpstreamUnreachable(f"ECR target {self.name} could not be asked ({type(error).__name__})")
+            self.failed(noun, broken)
+            raise broken from None
         self._failures = 0
         self._count(noun, "found")
 

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.cache import disk
 from proxy.cache.disk import DiskCache
 from proxy.cache.files import Files
 from proxy.cache.index import Index
 from proxy.cache.lock import DirectoryInUse, DirectoryLock
 from proxy.cache.sweep import sweep
+from proxy.observe import surviving as surviving_module
 from proxy.observe.metrics import Metrics
 from proxy.oci.digest import Digest
 from tests.cache.disks import Opened, bytes_on_disk, content, opened
@@ -115,7 +115,7 @@ async def test_the_sweep_that_fails_takes_nothing_down_and_is_done_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """B: somebody removes directories under the running program."""
-    monkeypatch.setattr(disk, "_AGAIN_SECONDS", 0.01)  # it is a minute; the test cannot wait so long
+    monkeypatch.setattr(surviving_module, "AGAIN_SECONDS", 0.01)  # it is a minute; the test cannot wait so long
     stranger = Digest.of(content(300))
     async with opened(tmp_path) as cache:
         place(tmp_path, stranger, content(300))

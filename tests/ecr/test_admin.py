@@ -12,6 +12,7 @@ import pytest
 
 from proxy.admin import ecr as admin_ecr
 from proxy.ecr import queue as queue_module
+from proxy.ecr.desk import IMAGES_AT_ONCE
 from tests.ecr.office import Office
 from tests.support.ecr import EcrDouble
 from tests.support.waiting import wait_until
@@ -69,6 +70,14 @@ def test_a_sync_tells_of_each_image_that_is_not_to_be_had_and_pushes_the_others(
     (failed,) = [row for row in found[:-1] if row["state"] == "failed"]
     assert (failed["image"], failed["target"]) == ("docker.io/library/missing:latest", None)
     assert failed["reason"] == "there is no latest in docker.io/library/missing"
+
+
+def test_a_sync_of_more_images_than_go_at_once_pushes_all_of_them(office: Office) -> None:
+    names = [f"app{number}" for number in range(2 * IMAGES_AT_ONCE + 1)]
+    for name in names:
+        office.shelf.add(f"docker.io/{name}", content=name.encode())
+    found = rows(office, "/api/v1/ecr/sync", {"images": [*names, "missing"]})
+    assert found[-1] == {"summary": {"done": 2 * len(names), "failed": 1}}
 
 
 def test_a_sync_of_what_no_target_takes_says_so(office: Office) -> None:

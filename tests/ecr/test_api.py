@@ -271,6 +271,21 @@ async def test_a_tag_moves_unless_the_repository_is_immutable(make: Make, cloud:
     assert held.missing(new.digest) == []
 
 
+async def test_an_immutable_tag_that_is_this_very_image_s_is_no_clash(api: Api, cloud: EcrDouble) -> None:
+    """AWS answers so where nothing would change (aws/containers-roadmap#2179), and where an answer got lost."""
+    image, other = images.chart(1), images.chart(2)
+    await push(api, image)
+    await push(api, other, None)
+    for put in (image, other):
+        cloud.fail("PutImage", "ImageTagAlreadyExistsException")
+        if put is image:
+            await api.put_image(NAME, parsed(put), LATEST)
+        else:
+            with pytest.raises(TagTaken):
+                await api.put_image(NAME, parsed(put), LATEST)
+    assert cloud.registry().repositories[NAME].tags == {"latest": image.digest}
+
+
 async def test_a_media_type_that_ecr_does_not_take_is_rejected_with_ecrs_words(api: Api, cloud: EcrDouble) -> None:
     chart = images.chart()
     cloud.refuse_media_type(chart.media_type)

@@ -85,6 +85,17 @@ def test_a_listed_platform_without_a_variant_means_all_of_them(wanted: str, chos
     assert [platform for platform, digest in zip(platforms, digests, strict=True) if digest in found] == chosen
 
 
+@pytest.mark.parametrize("named", [None, 7, ["sha256:x"], {}, "sha256:none", "itself"])
+def test_an_annotation_that_names_no_sibling_makes_no_attestation(named: Any) -> None:
+    index, digests = of_platforms(None, "linux/arm64")
+    document = json.loads(index.body)
+    value = digests[0] if named == "itself" else named
+    document["manifests"][0]["annotations"] = {"vnd.docker.reference.digest": value}
+    made = parse_manifest(json.dumps(document).encode(), images.OCI_INDEX)
+
+    assert [child.attests for child in children(made)] == [None, None]
+
+
 def test_what_is_for_no_platform_is_for_all() -> None:
     index, digests = of_platforms(None, "linux/arm64")
 

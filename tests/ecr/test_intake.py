@@ -221,3 +221,16 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert desk.job(IMAGE).tags == {Tag("t1"), Tag("t2"), Tag("t3")}
     assert f"prod {INDEX.children[0].digest}" in desk.jobs()
     assert desk.job(other).children == {other.children[0].digest}
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_stale_tag_does_not_take_the_tag_off_a_newer_image(method: str) -> None:
+    """Where it pointed when upstream was last heard of: the image is to be there, the tag stays with the newer one."""
+    desk, newer = Desk(), small_image(1)
+    desk.serve("v1", IMAGE)
+    desk.serve("v1", newer)
+
+    desk.serve("v1", IMAGE, method=method, origin="stale")
+
+    assert desk.job(newer).tags == {Tag("v1")}
+    assert desk.job(IMAGE).tags == set()

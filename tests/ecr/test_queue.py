@@ -216,6 +216,36 @@ async def test_a_retry_begins_what_waits_and_what_lacks_a_tag(queue: Queue, cloc
     assert fresh.state == "queued"
 
 
+def test_a_retry_leaves_alone_what_waits_for_its_target_only(queue: Queue, book: Notebook, clock: Clock) -> None:
+    """There may be thousands of them, and each that is written holds up the clients a little."""
+    waiting, refused = added(queue, A, LATEST), added(queue, B, V1)
+    refused.attempts = 1
+    queue.hold(refused, clock() + 9, reason="refused")
+    queue.lane("prod").pause(clock() + 600)
+    before = book.written.pop(waiting.key)
+
+    assert queue.retry("prod", everything) == 2
+    assert queue.retry("prod", lambda job: job is waiting) == 1
+
+    assert waiting.key not in book.written
+    assert before
+    assert refused.attempts == 0
+
+
+def test_a_tag_that_was_refused_when_another_image_had_it_already_does_not_come_back(queue: Queue) -> None:
+    """The answer of a push that is late: a retry must not put the tag on the older image."""
+    old = added(queue, A, LATEST)
+    queue.begin(old)
+    new = added(queue, B, LATEST)
+    old.clash(LATEST)
+    queue.finish(old, old.revision, "")
+
+    queue.retry("prod", everything)
+
+    assert (old.tags, old.clashed, old.state) == (set(), set(), "done")
+    assert new.tags == {LATEST}
+
+
 def test_a_tag_that_clashed_is_not_wanted_again_by_a_pull(queue: Queue) -> None:
     job = added(queue, A, LATEST)
     job.clash(LATEST)

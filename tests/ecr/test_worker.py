@@ -14,11 +14,15 @@ from typing import Any, Final
 import pytest
 
 from proxy.ecr import worker as worker_module
+from proxy.ecr.courtesy import Courtesy
 from proxy.ecr.queue import Queue
 from proxy.ecr.session import Sessions
 from proxy.ecr.target import RepositoryTemplate, Target
 from proxy.ecr.tier import EcrTier, JobStatus
+from proxy.ecr.worker import Worker
+from proxy.observe import surviving as surviving_module
 from proxy.observe.metrics import Metrics
+from proxy.oci.digest import Digest
 from proxy.oci.manifest import Manifest
 from proxy.oci.names import Reference, Repository, Tag
 from tests.ecr.pond import (
@@ -27,6 +31,7 @@ from tests.ecr.pond import (
     MemorySupply,
     Notebook,
     make_api,
+    make_pusher,
     served,
     small_image,
     target,
@@ -351,6 +356,69 @@ async def test_a_defect_in_one_push_leaves_the_others_alone(site: Site) -> None:
         failed = tier.status().jobs[0]
 
     assert failed.reason == "something unexpected happened (KeyError); the log says more"
+
+
+async def test_a_defect_of_the_loop_itself_is_survived_and_no_job_gets_lost(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B: neither the program nor the other targets end with it."""
+    monkeypatch.setattr(surviving_module, "AGAIN_SECONDS", 0.01)
+    stall = site.cloud.stall("PutImage")
+    async with site.up(DEV, PROD) as tier:
+        site.serve(tier, small_image(), "v1")
+        await wait_until_async(stall.reached.is_set, "a push is under way")
+        with monkeypatch.context() as defect:
+            # What the loop trips over; it is between two jobs, with one under way.
+            defect.setattr(site.queue.lane(PROD.name), "_take", None)
+            site.serve(tier, small_image(1), "v2", Repository("docker.io", "library/other"))
+            await wait_until_async(lambda: tier.status().targets[1].pushing == 0, "the loop has ended")
+        stall.release()
+        jobs = await done(tier)
+
+    assert len(jobs) == 4
+    assert site.missing("v1") == site.missing("v1", DEV) == []
+    assert site.missing("v2", name="docker.io/library/other") == []
+
+
+async def test_jobs_that_are_ended_before_they_have_begun_go_back_to_their_lane(site: Site) -> None:
+    image = small_image()
+    site.supply.add(image)
+    api = make_api(site.sessions, site.cloud, PROD)
+    queue = Queue({}, site.book, time.time, settle=0)
+    worker = Worker(
+        make_pusher(api, site.supply, Metrics()),
+        queue,
+        Courtesy(lambda: True),  # they wait for quiet, where the end meets them
+        Metrics(),
+        clock=time.time,
+        chance=lambda: 0.0,
+    )
+    queue.add("prod", APP, Digest.parse(image.digest), Tag("v1"))
+    run = asyncio.create_task(worker.run())
+    lane = queue.lane("prod")
+    await wait_until_async(lambda: lane._busy, "the job is taken")
+    run.cancel()
+    await asyncio.gather(run, return_exceptions=True)
+
+    async with asyncio.timeout(5):
+        again = await lane.next()
+    assert again.digest == image.digest
+    assert site.cloud.calls == []
+
+
+async def test_a_defect_behind_a_response_is_not_the_client_s_affair(site: Site) -> None:
+    class Defective(MemorySupply):
+        def known(self, repository: Repository, digest: Digest) -> Manifest | None:
+            if digest == broken.digest:
+                raise KeyError("a defect")
+            return super().known(repository, digest)
+
+    broken = small_image(5)
+    site.supply = Defective()
+    async with site.up(PROD) as tier:
+        site.serve(tier, broken)
+        site.serve(tier, small_image(), "v2")
+        await wait_until_async(lambda: site.missing("v2") == [], "the other one is there")
 
 
 async def test_a_push_on_demand_goes_to_every_target_and_can_be_followed(site: Site) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 
 import pytest
 
+from proxy.ecr.source import EcrSource
 from proxy.oci.digest import Digest
 from proxy.pull import near, tiers
 from proxy.pull.freshness import TagPolicy
@@ -99,6 +100,24 @@ async def test_what_ecr_holds_is_read_there_and_upstream_only_says_where_the_tag
         assert len(cloud.calls) == calls
         assert running.metric("millpond_ecr_read_bytes_total", target="prod") > image.total_size
         assert running.metric("millpond_fetched_bytes_total", upstream=UPSTREAM) == 0
+
+
+async def test_a_defect_of_a_target_is_upstream_s_turn_and_the_target_s_rest(
+    cloud: EcrDouble, upstream: ScriptedUpstream, make_house: MakeHouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B: a machine without a thread to spare, say; upstream needs none."""
+
+    async def no_thread(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(EcrSource, "_url", no_thread)
+    monkeypatch.setattr(EcrSource, "manifest", no_thread)
+    image = images.chart(1)
+    fill(cloud, NAME, image, "1")
+    upstream.add(image, APP, "1")
+    async with make_house() as running:
+        assert origins(await pull_all(running, image, "1")) == {"upstream"}
+        assert running.metric("millpond_ecr_reads_total", target="prod", noun="manifests", outcome="failed") == 1
 
 
 @pytest.mark.parametrize("by", ["tag", "digest"])
