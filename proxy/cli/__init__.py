@@ -5,6 +5,7 @@ import click
 from proxy import __version__
 from proxy.cli.check import check
 from proxy.cli.ecr import ecr
+from proxy.cli.mirror import mirror_config
 from proxy.cli.serve import serve
 
 
@@ -17,3 +18,4 @@ def main() -> None:
 main.add_command(serve)
 main.add_command(check)
 main.add_command(ecr)
+main.add_command(mirror_config)

@@ -43,7 +43,7 @@ async def api(cloud: EcrDouble, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     monkeypatch.setattr("proxy.ecr.calls.TRIES", 1)
     sessions = Sessions()
     target = Target("prod", ACCOUNT, REGION, frozenset({"docker.io"}))
-    yield Api(target, sessions.client("ecr", REGION, None, None), Quotas(), lambda *_: None)
+    yield Api(target, sessions.client("ecr", REGION, None, None), Quotas(), lambda *_: None, tries=1)
     await sessions.aclose()
 
 

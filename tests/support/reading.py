@@ -52,7 +52,7 @@ async def reading(target: Target, timeouts: Timeouts = TIMEOUTS) -> AsyncIterato
     sessions, signed = Sessions(4), SignedUrls(timeouts)
     client = sessions.client("ecr", target.region, target.role_arn, target.endpoint_url)
     try:
-        yield EcrSource(Api(target, client, Quotas(), lambda *_: None), signed.blob)
+        yield EcrSource(Api(target, client, Quotas(), lambda *_: None, tries=1), signed.blob)
     finally:
         await signed.aclose()
         await sessions.aclose()

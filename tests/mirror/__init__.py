@@ -1,0 +1,1 @@
+"""What clients get from `millpond mirror-config`, and what they had before."""
