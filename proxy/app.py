@@ -48,6 +48,7 @@ from proxy.pull.manifests import Manifests
 from proxy.pull.near import Near
 from proxy.pull.supply import PullSupply
 from proxy.server import Limits, Listener, ListenError, Server
+from proxy.server.notify import READY, STOPPING, notify
 from proxy.settings import Settings, Upstream, ecr_targets
 from proxy.upstream.client import Registry
 from proxy.upstream.endpoint import Endpoint, Observer, Timeouts
@@ -157,6 +158,7 @@ async def _serve(settings: Settings) -> None:
             tasks.create_task(admin.serve())
             tasks.create_task(_drain_on_signal(draining, registry))
             _announce(settings, registry, admin)
+            notify(READY)
             await registry.serve()
             admin.stop()
             for task in beside:
@@ -201,6 +203,7 @@ async def _drain_on_signal(draining: asyncio.Event, registry: Server) -> None:
         loop.add_signal_handler(number, on_signal)
     await draining.wait()
     structlog.get_logger().info("draining", active=registry.active)
+    notify(STOPPING)
     registry.stop()
 
 
