@@ -22,7 +22,9 @@ serve: install ## run Millpond on port 5000; CONFIG=file.yaml for a configuratio
 	@exec $(BIN)/millpond serve $(if $(CONFIG),--config $(CONFIG)) $(ARGS)
 
 test: install ## run every test; as root, missing client programs are installed first
-	@.ci/programs containerd dockerd podman skopeo umoci docker-registry nginx runc openssl
+	@.ci/programs containerd dockerd podman skopeo umoci docker-registry nginx runc openssl haproxy promtool \
+		systemd-analyze
+	@.ci/helm
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: install ## lint, format, types, layers
