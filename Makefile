@@ -2,6 +2,8 @@
 #   make serve CONFIG=millpond.yaml       make test ARGS="tests/settings -x"       make install PYTHON=python3.12
 #   NO_APT=1 keeps a root user's machine as it is: nothing is installed outside .venv
 
+# Most tests wait for programs, so two at a time take half the time, on any number of processors.
+JOBS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -25,7 +27,7 @@ test: install ## run every test; as root, missing client programs are installed 
 	@.ci/programs containerd dockerd podman skopeo umoci docker-registry nginx runc openssl haproxy promtool \
 		systemd-analyze
 	@.ci/helm
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 check: install ## lint, format, types, layers
 	$(BIN)/ruff check .

@@ -124,7 +124,15 @@ async def _serve(settings: Settings) -> None:
         supply = PullSupply(manifests, blobs, listings, sources)
         register = cache.register("queue")
         queue = Queue(dict(register.held), register, clock)
-        tier = EcrTier(apis, supply, queue, busy=lambda: registry.active > 0, metrics=metrics, clock=clock)
+        tier = EcrTier(
+            apis,
+            supply,
+            queue,
+            busy=lambda: registry.active > 0,
+            metrics=metrics,
+            clock=clock,
+            pushed=_telling(near),
+        )
         desk = Desk(
             tier,
             supply,
@@ -226,6 +234,17 @@ def _near(settings: Settings, sessions: Sessions, signed: SignedUrls, metrics: M
     apis = _apis(settings, sessions, metrics, tries=1)  # what fails is asked of the next tier
     nearest = sorted(apis, key=lambda api: api.target.region != here)
     return [Near(EcrSource(api, signed.blob), metrics=metrics) for api in nearest if api.target.read]
+
+
+def _telling(near: Sequence[Near]) -> Callable[[str, Repository], None]:
+    """Tells whoever reads a target of what has been pushed to it."""
+    readers = {each.name: each for each in near}
+
+    def tell(target: str, repository: Repository) -> None:
+        if target in readers:
+            readers[target].holds_more(repository)
+
+    return tell
 
 
 def _places(cache: DiskCache, sources: Mapping[str, Registry], apis: Sequence[Api]) -> Places:

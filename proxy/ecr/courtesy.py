@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-# While clients are served, one part of at most 10 MiB over all targets each half second: 20 MiB/s, which no line that
-# serves a cluster notices, and which still pushes 1.7 TB a day.
-PACE_SECONDS: Final = 0.5
+# Bytes a second over all targets while clients are served, in parts of at most 10 MiB: no line that serves a cluster
+# notices that, and it still pushes 1.7 TB a day.
+PACE: Final = 20 * 1024 * 1024
+# Each part is a call as well, however small it is: no more than some thirty a second.
+FLOOR_SECONDS: Final = 0.03
 # How long a push waits for quiet before it begins, and work that nobody asked for each time; then it takes its turn.
 PATIENCE_SECONDS: Final = 5.0
 # Between the requests of one pull there are moments without any; only a longer one is quiet.
@@ -31,12 +33,13 @@ class Courtesy:
         """A client has just been served."""
         self._served = self._clock()
 
-    async def turn(self, *, spare: bool) -> None:
-        """Wait until one more part may be sent: not at all in quiet times."""
+    async def turn(self, count: int, *, spare: bool) -> None:
+        """Wait until one more part, of `count` bytes, may be sent: not at all in quiet times."""
         if spare:
             await self.quiet()
+        share = max(count / PACE, FLOOR_SECONDS)
         async with self._line:
-            while self._serving and (pause := self._last + PACE_SECONDS - self._clock()) > 0:  # noqa: ASYNC110
+            while self._serving and (pause := self._last + share - self._clock()) > 0:  # noqa: ASYNC110
                 await asyncio.sleep(min(pause, _LOOK_SECONDS))
             self._last = self._clock()
 

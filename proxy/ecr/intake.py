@@ -47,8 +47,9 @@ class Intake:
         except MillpondError:
             return
         repository = Repository(served.upstream, served.repository)
-        # Where a tag pointed when upstream was last heard of is no news: it must not move a newer one back.
-        tag = reference if isinstance(reference, Tag) and served.origin != "stale" else None
+        # Where a tag pointed when upstream was last heard of, or points in one target, is no news: it must not move a
+        # newer one back.
+        tag = reference if isinstance(reference, Tag) and served.confirmed else None
         if tag is not None:
             self._remember(repository, tag, digest)
         if served.method == "GET":

@@ -42,6 +42,7 @@ class Job:
     bytes_done: int = 0
     bytes_total: int = 0  # of the layers known to be missing so far
     accompanied: set[Digest] = field(default_factory=set)  # manifests whose companions have been seen to
+    unaccompanied: set[Digest] = field(default_factory=set)  # those where that failed, and is worth another attempt
 
     @property
     def key(self) -> str:

@@ -99,7 +99,8 @@ class _Push:
         self._name = name
         self._there: set[Digest] = set()  # children that are
         self._notes: list[str] = []
-        self._later: MillpondError | QuotaReserved | None = None  # why a companion is worth another attempt
+        # Why the companions of a manifest are worth another attempt.
+        self._later: dict[Digest, MillpondError | QuotaReserved] = {}
 
     async def run(self) -> Pushed:
         job = self._job
@@ -119,11 +120,11 @@ class _Push:
         if complete:
             placed = {tag for tag in tags if tag in there and there[tag].digest == job.digest}
             await self._place(root, placed, there=job.digest in there)
-        subjects = [child for child in job.children if complete or child in self._there]
-        for subject in [*subjects, job.digest] if complete else subjects:
-            await self._accompany(subject)
-        if self._later is not None:
-            raise self._later
+        for subject in job.children | job.unaccompanied | {job.digest}:
+            if complete or subject in self._there:
+                await self._accompany(subject)
+        if self._later:
+            raise next(iter(self._later.values()))
         if job.clashed:
             self._notes.insert(0, _clash_note(sorted(job.clashed)))
         return Pushed(note="; ".join(self._notes))
@@ -206,12 +207,12 @@ class _Push:
 
     async def _accompany(self, subject: Digest) -> None:
         """Push signatures, attestations and referrers. Their failures never fail the job."""
-        if subject in self._job.accompanied:
+        if subject in self._job.accompanied or subject in self._later:
             return
         try:
             companions = await self._supply.companions(self._job.repository, subject)
         except (MillpondError, QuotaReserved) as error:
-            self._without(error, subject)
+            self._without(error, subject, subject)
             return
         for companion in companions[:_MAX_COMPANIONS]:
             try:
@@ -219,9 +220,10 @@ class _Push:
             except (Refused, RepositoryMissing):
                 raise
             except (MillpondError, QuotaReserved) as error:
-                self._without(error, companion.digest)
-        if self._later is None:
+                self._without(error, subject, companion.digest)
+        if subject not in self._later:
             self._job.accompanied.add(subject)
+            self._job.unaccompanied.discard(subject)
 
     async def _companion(self, companion: Companion) -> None:
         digest, tag = companion.digest, companion.tag
@@ -241,10 +243,11 @@ class _Push:
         if digest not in there:
             await self._put(manifest, None, spare=True)
 
-    def _without(self, error: MillpondError | QuotaReserved, what: Digest) -> None:
+    def _without(self, error: MillpondError | QuotaReserved, subject: Digest, what: Digest) -> None:
         passing = isinstance(error, Passing | UpstreamFailure) and self._job.attempts < _COMPANION_TRIES
         if passing or isinstance(error, QuotaReserved):
-            self._later = error
+            self._later[subject] = error
+            self._job.unaccompanied.add(subject)  # at once: when the index is there, nobody looks at its children
         else:
             self._notes.append(f"without what belongs to {what:.19}… (a signature, attestation or referrer): {error}")
 

@@ -18,9 +18,17 @@ class Content(Protocol):
     @property
     def size(self) -> int: ...
 
+    async def arrived(self, stop: int) -> None:
+        """Wait until all bytes up to `stop` are there, or will not come: `read` tells. Nothing is fetched out of order
+        for it. At once where nothing is arriving: the blob is on disk, or what is read passes it by.
+
+        Raises:
+            UpstreamFailure: nothing has come for too long.
+        """
+
     async def read(self, start: int, stop: int) -> bytes:
         """Exactly the bytes from `start` to `stop`, once they are there. What ends at the blob's last byte has been
-        verified. Any order, any number of times.
+        verified. Any order, any number of times, but one reading at a time; in order, it downloads nothing twice.
 
         Raises:
             UpstreamFailure, UpstreamInvalid: they will not come.

@@ -82,8 +82,10 @@ class EcrTier:
         busy: Callable[[], bool],
         metrics: Metrics,
         clock: Callable[[], float],
+        pushed: Callable[[str, Repository], None] = lambda *_: None,
     ) -> None:
-        """`apis` has one for each target, in the order of the configuration."""
+        """`apis` has one for each target, in the order of the configuration. `pushed` is told of the target's name and
+        a repository that has more there than before."""
         targets = self._targets = [api.target for api in apis]
         self._queue = queue
         self._clock = clock
@@ -96,7 +98,9 @@ class EcrTier:
             name = api.target.name
             uploader = Uploader(api, supply, courtesy, parts, metrics)
             pusher = Pusher(api, self._repositories[name], supply, uploader, metrics)
-            self._workers[name] = Worker(pusher, queue, courtesy, metrics, clock=clock, chance=seldom_together)
+            self._workers[name] = Worker(
+                pusher, queue, courtesy, metrics, clock=clock, chance=seldom_together, pushed=pushed
+            )
             for state in get_args(State):
                 metrics.ecr_queue.labels(name, state).set_function(partial(queue.count, name, state))
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Coroutine, Iterable, Sequence
+from typing import Any, Final, TypeVar
 
 from proxy.ecr.api import Api
 from proxy.ecr.courtesy import Courtesy
@@ -30,6 +30,8 @@ _REFUSALS: Final = 5
 _UPLOADS: Final = 3
 # A flight fails by itself when upstream stalls; this is for one that crawls, at 10 MiB in ten minutes.
 _ARRIVAL_SECONDS: Final = 600.0
+
+_T = TypeVar("_T")
 
 
 class Uploader:
@@ -101,16 +103,21 @@ class Uploader:
             raise
 
     async def _part(self, name: str, upload: str, content: Content, first: int, stop: int, *, spare: bool) -> None:
-        try:
-            async with asyncio.timeout(_ARRIVAL_SECONDS):
-                # Waits with one byte in the hand rather than with a part: a slow flight must not hold the memory.
-                await content.read(stop - 1, stop)
-        except TimeoutError:
-            raise UpstreamTimeout(f"{stop - first} bytes have not arrived within {_ARRIVAL_SECONDS:g} s") from None
-        await self._courtesy.turn(spare=spare)
+        count = stop - first
+        await _in_time(content.arrived(stop), count)  # before its turn: a slow flight must not hold the memory
+        await self._courtesy.turn(count, spare=spare)
         async with self._own_parts, self._parts:
-            await self._api.upload_part(name, upload, first, await content.read(first, stop))
-        self._pushed_bytes.inc(stop - first)
+            part = await _in_time(content.read(first, stop), count)
+            await self._api.upload_part(name, upload, first, part)
+        self._pushed_bytes.inc(count)
+
+
+async def _in_time(arrival: Awaitable[_T], count: int) -> _T:
+    try:
+        async with asyncio.timeout(_ARRIVAL_SECONDS):
+            return await arrival
+    except TimeoutError:
+        raise UpstreamTimeout(f"{count} bytes have not arrived within {_ARRIVAL_SECONDS:g} s") from None
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:

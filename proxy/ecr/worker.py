@@ -17,6 +17,7 @@ from proxy.ecr.queue import Queue
 from proxy.ecr.supply import QuotaReserved
 from proxy.observe.metrics import Metrics
 from proxy.oci.errors import Denied, MillpondError, Unknown, UpstreamInvalid
+from proxy.oci.names import Repository
 
 # Jobs of one target at once, each of another repository: one that waits for a flight does not hold up the others.
 JOBS: Final = 4
@@ -48,13 +49,16 @@ class Worker:
         *,
         clock: Callable[[], float],
         chance: Callable[[], float],
+        pushed: Callable[[str, Repository], None],
     ) -> None:
-        """`clock` is the queue's; `chance` gives numbers from 0 to 1, for the jitter."""
+        """`clock` is the queue's; `chance` gives numbers from 0 to 1, for the jitter; `pushed` is told of a repository
+        of the target that has more than before."""
         self._pusher = pusher
         self._queue = queue
         self._courtesy = courtesy
         self._clock = clock
         self._chance = chance
+        self._pushed = pushed
         self._target = pusher.api.target.name
         self._lane = queue.lane(self._target)
         self._images = metrics.ecr_images
@@ -129,6 +133,7 @@ class Worker:
         outcome = "pushed" if job.pushed else "present"
         self._images.labels(job.target, outcome).inc()
         structlog.get_logger().info("image is in ECR", target=job.target, image=_image(job), outcome=outcome, note=note)
+        self._pushed(job.target, job.repository)
         self._queue.finish(job, revision, note)
 
     def _reject(self, job: Job, reason: str) -> None:

@@ -68,7 +68,7 @@ class RegistryPort:
             raise Unsupported("this registry is a pull-through cache: it can be pulled from, not pushed to")
         route = parse(served.path, scope["query_string"].decode("ascii", "replace"), self._namespace)
         served.kind, served.upstream, served.item = route.noun, route.upstream or "", route.item
-        request = Request(scope["method"] == "HEAD", headers, route, served.path)
+        request = Request(scope["method"] == "HEAD", headers, route, served)
         if route.repository is None:
             response = await self._plain[route.noun](request)
         else:

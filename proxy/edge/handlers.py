@@ -37,6 +37,7 @@ class Handlers:
     async def manifest(self, request: Request, repository: Repository) -> Response:
         reference = parse_reference(request.route.item)
         answer = await self._manifests.get(repository, reference, request.extra_types())
+        request.served.confirmed = answer.confirmed
         headers = content_headers(answer.manifest.digest, answer.origin)
         if not_modified(request.headers.get("if-none-match"), answer.manifest.digest):
             return Response(status_code=304, headers=headers)
@@ -102,5 +103,5 @@ def _page(request: Request, page: Names, limit: int, body: dict[str, object]) ->
     headers: dict[str, str] = {"X-Millpond": page.origin}
     if page.more and page.names:
         query = {"n": str(limit), "last": page.names[-1]} | ({"ns": request.route.ns} if request.route.ns else {})
-        headers["Link"] = f'<{request.path}?{urlencode(query)}>; rel="next"'
+        headers["Link"] = f'<{request.served.path}?{urlencode(query)}>; rel="next"'
     return Response(json.dumps(body), headers=headers, media_type="application/json")

@@ -11,6 +11,7 @@ from typing import Final
 from starlette.datastructures import Headers
 
 from proxy.edge.routes import Route
+from proxy.observe.events import Served
 from proxy.oci.manifest import ACCEPT
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
@@ -27,7 +28,7 @@ class Request:
     head: bool
     headers: Headers
     route: Route
-    path: str  # as it came, for links to the next page
+    served: Served  # what will be said of it: a handler adds what the response does not show
 
     def extra_types(self) -> tuple[str, ...]:
         """Manifest types that the client accepts beyond those that upstream is always asked for.

@@ -27,6 +27,7 @@ class Served:
     digest: str = ""  # of what was served
     status: int = 0
     origin: str = ""  # as in X-Millpond
+    confirmed: bool = True  # False: a tag of which others than upstream said where it points
     bytes: int = 0
     seconds: float = 0.0
     outcome: str = "complete"  # or: client left, aborted
@@ -44,6 +45,8 @@ def log_served(served: Served) -> None:
     """One structured line a request."""
     fields = {key: value for key, value in vars(served).items() if value != ""}
     fields["seconds"] = round(served.seconds, 4)
+    if served.confirmed:
+        del fields["confirmed"]  # as nearly always
     (_log.warning if served.status >= 500 or served.outcome == "aborted" else _log.info)("served", **fields)
 
 

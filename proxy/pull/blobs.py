@@ -31,12 +31,14 @@ Origin = Literal["hit", "joined", "ecr", "upstream", "stale"]
 
 
 class Blob(Protocol):
-    """A blob that can be read, any range of it, any number of times, until it is closed."""
+    """A blob that can be read, any range of it, any number of times, until it is closed. `arrived` waits, where it is
+    arriving, until a reading up to `stop` need not wait, and hurries nobody."""
 
     @property
     def origin(self) -> Origin: ...
     @property
     def size(self) -> int: ...
+    async def arrived(self, stop: int) -> None: ...
     def read(self, start: int, stop: int) -> AsyncGenerator[Piece, None]: ...
     def close(self) -> None: ...
 
@@ -94,7 +96,7 @@ class Blobs:
                 elif digest in self._store:  # and still there: the disk does not give it out at the moment
                     return self._pass(repository, digest, known)
                 continue
-            if flight is not None and known is None and flight.repository != repository:
+            if known is None and self._needs_confirmation(flight, repository):
                 known, _ = await self._confirm(repository, digest)
                 continue
             try:
@@ -107,6 +109,11 @@ class Blobs:
                 # The same goes for another upstream's outage.
                 if flight is None or flight.repository.upstream == repository.upstream:
                     raise
+
+    def _needs_confirmation(self, flight: Flight | None, repository: Repository) -> bool:
+        """Whether upstream has to say first that the repository holds a blob that none of its manifests names: where
+        the bytes may come from elsewhere. Behind a balancer that is so for every blob, at its home."""
+        return self._tiers(repository).copied if flight is None else flight.repository != repository
 
     async def close(self) -> None:
         """End every flight; followers are told."""
@@ -206,6 +213,9 @@ class _Cached:
     def size(self) -> int:
         return self.blob.size
 
+    async def arrived(self, stop: int) -> None:
+        """It is there."""
+
     async def read(self, start: int, stop: int) -> AsyncGenerator[Piece, None]:
         if start < stop:
             yield Segment(self.blob.file, start, stop - start)
@@ -227,6 +237,9 @@ class _Flying:
 
     def __post_init__(self) -> None:
         self.flight.hold()
+
+    async def arrived(self, stop: int) -> None:
+        await self.flight.await_front(stop)
 
     async def read(self, start: int, stop: int) -> AsyncGenerator[Piece, None]:
         at = start
@@ -266,6 +279,9 @@ class _Passing:
     relay: Relay
     size: int
     origin: Origin = "upstream"
+
+    async def arrived(self, stop: int) -> None:
+        """Nothing arrives until it is read."""
 
     def read(self, start: int, stop: int) -> AsyncGenerator[Piece, None]:
         return self.relay.read(start, stop)

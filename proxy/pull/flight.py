@@ -155,6 +155,17 @@ class Flight:
                     self._fetch.want(at)
                 await self._progress()
 
+    async def await_front(self, stop: int) -> None:
+        """Wait until all bytes up to `stop` have landed, verified where that is the end, or the flight has failed:
+        `follow` tells. Unlike that, it has nothing fetched out of order.
+
+        Raises:
+            UpstreamTimeout: nothing came for too long.
+        """
+        size = await self.opened()
+        while self._failure is None and not (self.verified if stop == size else self._landed.front >= stop):
+            await self._progress()
+
     async def _progress(self) -> None:
         try:
             async with asyncio.timeout(_FOLLOW_SECONDS):

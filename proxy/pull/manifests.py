@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
@@ -32,10 +32,12 @@ _MEMORY: Final = 32 << 20
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A manifest, and where it came from."""
+    """A manifest, and where it came from. `confirmed` is False where it was asked for by a tag, and upstream could not
+    say where that points."""
 
     manifest: Manifest
     origin: Origin
+    confirmed: bool = True
 
 
 class Manifests:
@@ -135,19 +137,19 @@ class Manifests:
             return await asyncio.wait_for(self._check(repository, tag, cached, accept), patience)
         except (Unknown, Denied) as refusal:
             if isinstance(refusal, Unknown) and policy.keep_deleted:
-                return Answer(cached, "stale")
+                return Answer(cached, "stale", confirmed=False)
             self._catalog.drop_tag(repository, tag)
             raise
         except (UpstreamFailure, UpstreamInvalid, TimeoutError) as failure:
             if not usable:
                 raise
             structlog.get_logger().warning("serving stale tag", repository=str(repository), tag=tag, why=str(failure))
-            return Answer(cached, "stale")
+            return Answer(cached, "stale", confirmed=False)
 
     async def _check(self, repository: Repository, tag: Tag, cached: Manifest | None, accept: Sequence[str]) -> Answer:
         work = partial(self._revalidate, repository, tag, cached, accept)
         answer, joined = await self._checks.run((repository, tag, frozenset(accept)), work)
-        return Answer(answer.manifest, "joined") if joined and answer.origin != "hit" else answer
+        return replace(answer, origin="joined") if joined and answer.origin != "hit" else answer
 
     async def _revalidate(
         self, repository: Repository, tag: Tag, cached: Manifest | None, accept: Sequence[str]
@@ -164,7 +166,7 @@ class Manifests:
         known = cached if cached and digest == cached.digest else await self.cached(repository, digest)
         answer = Answer(known, "hit") if known else await self._fetch(repository, digest, accept)
         self._point(repository, tag, digest, tier)
-        return Answer(answer.manifest, "ecr") if tier == "ecr" else answer
+        return Answer(answer.manifest, "ecr", confirmed=False) if tier == "ecr" else answer
 
     def _point(self, repository: Repository, tag: Tag, digest: Digest, tier: Tier) -> None:
         """Remember where a tag points. ECR's word confirms nothing, but it may stand in where there is no other."""
@@ -183,7 +185,7 @@ class Manifests:
         key = (repository, reference, frozenset(accept))
         work = partial(self._download, repository, reference, accept)
         answer, joined = await self._fetches.run(key, work)
-        return Answer(answer.manifest, "joined") if joined else answer
+        return replace(answer, origin="joined") if joined else answer
 
     async def _download(self, repository: Repository, reference: Reference, accept: Sequence[str]) -> Answer:
         self._refusals.check(repository, reference)
@@ -193,9 +195,10 @@ class Manifests:
             self._refusals.remember(repository, reference, refusal=refusal)
             raise
         await self.keep(repository, manifest, tier)
-        if isinstance(reference, Tag):
-            self._point(repository, reference, manifest.digest, tier)
-        return Answer(manifest, tier)
+        if not isinstance(reference, Tag):
+            return Answer(manifest, tier)
+        self._point(repository, reference, manifest.digest, tier)
+        return Answer(manifest, tier, confirmed=tier == "upstream")
 
 
 class _Memory:

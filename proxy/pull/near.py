@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 
@@ -36,8 +36,9 @@ ECR_DEADLINE: Final = 3.0
 # One bad answer is noise; after so many in a row a client is spared the wait for the next one, for a while.
 FAILURES_TO_REST: Final = 3
 REST_SECONDS: Final = 30.0
-# What a target did not have it may have soon, for it is being pushed. Until then the rest of the pull need not ask.
-MISS_SECONDS: Final = 60.0
+# What a target did not have it may have soon, for it is being pushed, perhaps by another instance, which does not tell.
+# Until then the rest of the pull need not ask.
+MISS_SECONDS: Final = 10.0
 # ECR verifies what it takes in, so wrong bytes are the mark of something broken that does not mend by itself soon.
 DISTRUST_SECONDS: Final = 600.0
 # To one blob. S3 bears hundreds, and eight fill the line of any node.
@@ -94,6 +95,12 @@ class Near:
     def missed(self, path: str, items: Iterable[str]) -> None:
         for item in items:
             self._misses.note((path, item), MISS_SECONDS)
+
+    def holds_more(self, repository: Repository) -> None:
+        """Something of the repository has just been pushed there: what was missing may be there now."""
+        copy = self.copy_of(repository)
+        if copy is not None:
+            self._misses.drop(lambda key: key[0] == copy.path)
 
     def distrust(self, item: Digest) -> None:
         """It gave bytes that do not hash to `item`."""
@@ -190,6 +197,10 @@ class _Lately:
         self._until.move_to_end(key)
         if len(self._until) > _REMEMBERED:
             self._until.popitem(last=False)
+
+    def drop(self, chosen: Callable[[Any], bool]) -> None:
+        for key in [key for key in self._until if chosen(key)]:
+            del self._until[key]
 
     def __contains__(self, key: Hashable) -> bool:
         return self._clock() < self._until.get(key, 0.0)

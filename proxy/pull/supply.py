@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, closing
+from dataclasses import replace
 from typing import Final
 
 from proxy.ecr.supply import Companion, QuotaReserved
@@ -15,7 +16,7 @@ from proxy.oci.errors import Denied, DiskFailure, Unknown
 from proxy.oci.manifest import Manifest
 from proxy.oci.names import Reference, Repository, Tag
 from proxy.pull.blobs import Blob, Blobs
-from proxy.pull.flight import Segment
+from proxy.pull.flight import Piece, Segment
 from proxy.pull.listings import Listings
 from proxy.pull.manifests import Manifests
 from proxy.upstream.client import Registry
@@ -67,11 +68,9 @@ class PullSupply:
 
     @asynccontextmanager
     async def blob(self, repository: Repository, digest: Digest, *, spare: bool) -> AsyncIterator[_Content]:
-        blob = await self._blobs.open(repository, digest, spare=spare)
-        try:
-            yield _Content(blob)
-        finally:
-            blob.close()
+        with closing(await self._blobs.open(repository, digest, spare=spare)) as blob:
+            async with aclosing(_Content(blob)) as content:
+                yield content
 
     async def _tagged(self, repository: Repository, tag: Tag) -> Companion | None:
         """What upstream has under this tag, by HEAD, which costs no quota."""
@@ -112,21 +111,58 @@ class PullSupply:
 
 
 class _Content:
-    """Fulfils `proxy.ecr.supply.Content`."""
+    """Fulfils `proxy.ecr.supply.Content`: parts in order are of one reading to the blob's end, which stays open between
+    them. Past the disk that is one connection; each part by itself would be one, and the last one, which has to be
+    verified, the whole blob again."""
 
     def __init__(self, blob: Blob) -> None:
         self._blob = blob
+        self._reading: AsyncGenerator[Piece, None] | None = None
+        self._at = 0  # where it is
+        self._rest: Piece | None = None  # of its last piece: a range of a file, or a chunk
 
     @property
     def size(self) -> int:
         return self._blob.size
 
+    async def arrived(self, stop: int) -> None:
+        await self._blob.arrived(stop)
+
     async def read(self, start: int, stop: int) -> bytes:
+        reading = self._reading
+        if reading is None or self._at != start:
+            await self.aclose()
+            reading = self._reading = self._blob.read(start, self.size)
+            self._at = start
         parts: list[bytes] = []
-        async with aclosing(self._blob.read(start, stop)) as pieces:
-            async for piece in pieces:
+        try:
+            while self._at < stop:
+                piece = await anext(reading) if self._rest is None else self._rest
+                piece, self._rest = _cut(piece, stop - self._at)
+                self._at += _length(piece)
                 parts += await asyncio.to_thread(_bytes_of, piece) if isinstance(piece, Segment) else [piece]
+        except BaseException:
+            await self.aclose()  # it has lost its place
+            raise
         return parts[0] if len(parts) == 1 else await asyncio.to_thread(b"".join, parts)
+
+    async def aclose(self) -> None:
+        reading, self._reading, self._rest = self._reading, None, None
+        if reading is not None:
+            await reading.aclose()
+
+
+def _cut(piece: Piece, count: int) -> tuple[Piece, Piece | None]:
+    """The first `count` bytes, and what is left."""
+    if _length(piece) <= count:
+        return piece, None
+    if isinstance(piece, Segment):
+        return replace(piece, count=count), replace(piece, offset=piece.offset + count, count=piece.count - count)
+    return piece[:count], piece[count:]
+
+
+def _length(piece: Piece) -> int:
+    return piece.count if isinstance(piece, Segment) else len(piece)
 
 
 def _bytes_of(segment: Segment) -> list[bytes]:

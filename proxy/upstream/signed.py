@@ -81,7 +81,7 @@ def _size_after(reply: Reply, start: int) -> int | None:
 
 def _refusal(reply: Reply) -> Exception:
     said = f"{reply.target} answered {reply.status} to a presigned URL"
-    if reply.status in (401, 403):
+    if reply.status in (400, 401, 403):  # S3 says 400 where it is the session that signed the URL that has expired
         return Denied(f"{said}: it has expired, or a policy forbids the download")
     if reply.status == 404:
         return BlobUnknown(said)

@@ -55,6 +55,9 @@ class Bytes:
     def size(self) -> int:
         return len(self.data)
 
+    async def arrived(self, stop: int) -> None:
+        pass
+
     async def read(self, start: int, stop: int) -> bytes:
         return self.data[start:stop]
 

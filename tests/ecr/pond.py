@@ -36,16 +36,23 @@ _NO_QUOTAS = Quotas(dict.fromkeys(("PutImage", "CreateRepository"), 1000.0))
 
 
 class _Bytes:
-    def __init__(self, supply: MemorySupply, data: bytes) -> None:
+    def __init__(self, supply: MemorySupply, digest: Digest) -> None:
         self._supply = supply
-        self._data = data
+        self._data = supply.blobs[digest]
+        self._reads = supply.reads.setdefault(digest, [])
 
     @property
     def size(self) -> int:
         return len(self._data)
 
+    async def arrived(self, stop: int) -> None:
+        self._supply.waiting += 1
+        await self._supply.arrived.wait()
+        self._supply.waiting -= 1
+
     async def read(self, start: int, stop: int) -> bytes:
         assert 0 <= start < stop <= len(self._data), (start, stop)
+        self._reads.append((start, stop))
         await self._supply.arrived.wait()
         if self._supply.down:
             raise UpstreamUnreachable("upstream is down")
@@ -68,7 +75,9 @@ class MemorySupply:
     opened: list[tuple[str, bool]] = field(default_factory=list)  # digest, spare
     open_now: int = 0
     most_open: int = 0
+    waiting: int = 0  # for bytes to arrive
     largest_read: int = 0
+    reads: dict[str, list[tuple[int, int]]] = field(default_factory=dict)  # by digest
     asked: list[tuple[str, bool]] = field(default_factory=list)  # manifests: digest, spare
 
     def __post_init__(self) -> None:
@@ -115,7 +124,7 @@ class MemorySupply:
         self.open_now += 1
         self.most_open = max(self.most_open, self.open_now)
         try:
-            yield _Bytes(self, self.blobs[digest])
+            yield _Bytes(self, digest)
         finally:
             self.open_now -= 1
 

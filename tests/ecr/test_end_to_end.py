@@ -116,7 +116,7 @@ def test_an_artifact_pulled_once_outlives_disk_and_upstream(
         base = f"{millpond.url}/v2/docker.io/{path}"
         replies = pull(base, image, "1")
         assert {reply.headers["x-millpond"] for reply in replies} == {"ecr"}
-        assert {reply.headers["x-millpond"] for reply in pull(base, image, image.digest)} == {"hit"}
+        assert "ecr" not in {reply.headers["x-millpond"] for reply in pull(base, image, image.digest)}
         if kind == "signed":
             pull(base, signature, signature_tag)
 

@@ -223,14 +223,24 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert desk.job(other).children == {other.children[0].digest}
 
 
+@pytest.mark.parametrize("origin", ["ecr", "joined", "stale"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_a_stale_tag_does_not_take_the_tag_off_a_newer_image(method: str) -> None:
+def test_a_tag_that_upstream_has_not_confirmed_is_not_taken_off_a_newer_image(method: str, origin: str) -> None:
     """Where it pointed when upstream was last heard of: the image is to be there, the tag stays with the newer one."""
     desk, newer = Desk(), small_image(1)
     desk.serve("v1", IMAGE)
     desk.serve("v1", newer)
 
-    desk.serve("v1", IMAGE, method=method, origin="stale")
+    desk.serve("v1", IMAGE, method=method, origin=origin, confirmed=False)
 
     assert desk.job(newer).tags == {Tag("v1")}
     assert desk.job(IMAGE).tags == set()
+
+
+def test_a_tag_that_upstream_has_confirmed_moves_whoever_gave_the_bytes() -> None:
+    desk, newer = Desk(), small_image(1)
+    desk.serve("v1", IMAGE)
+
+    desk.serve("v1", newer, origin="ecr")
+
+    assert desk.job(newer).tags == {Tag("v1")}

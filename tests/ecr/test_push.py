@@ -204,6 +204,20 @@ async def test_a_layer_goes_part_by_part_and_the_memory_has_few_of_them(bench: B
 
 
 @SMALL_PARTS
+async def test_a_layer_is_read_once_in_order_and_not_before_it_has_arrived(bench: Bench) -> None:
+    image = small_image(size=2500)
+    bench.supply.arrived.clear()
+    push = asyncio.create_task(bench.push(new_job(bench.supply.add(image), "v1")))
+    await wait_until_async(lambda: bench.supply.waiting == len(image.blobs), "all layers are waited for")
+    assert not any(bench.supply.reads.values())  # whoever reads holds memory that all targets share
+
+    bench.supply.arrived.set()
+    await push
+
+    assert bench.supply.reads[image.blobs[1].digest] == [(0, 1000), (1000, 2000), (2000, 2500)]
+
+
+@SMALL_PARTS
 async def test_a_part_that_was_refused_is_sent_again_from_the_last_valid_byte(bench: Bench) -> None:
     image = small_image(size=5000)
     layer = image.blobs[1]
@@ -413,6 +427,17 @@ async def test_an_image_whose_only_tag_clashes_is_kept_by_its_digest(bench: Benc
     assert bench.missing(new) == []
 
 
+async def test_an_immutable_tag_whose_answer_got_lost_is_no_clash(bench: Bench) -> None:
+    digest = bench.supply.add(small_image())
+    bench.cloud.break_off("PutImage", done=True)
+    job = new_job(digest, "v1")
+
+    pushed = await bench.push(job, bench.pusher(mutability="IMMUTABLE"))
+
+    assert bench.cloud.count("PutImage", outcome="ImageTagAlreadyExistsException") == 1
+    assert (pushed.note, job.tags, job.clashed) == ("", {"v1"}, set())
+
+
 async def test_signatures_and_referrers_of_an_index_and_its_images_go_along(bench: Bench) -> None:
     index = three_platforms()
     digest = bench.supply.add(index)
@@ -471,6 +496,24 @@ async def test_a_companion_that_may_come_later_is_tried_again_some_times(bench: 
 
     job.attempts = 3
     assert "a signature, attestation or referrer" in (await bench.push(job)).note
+
+
+async def test_what_belongs_to_an_image_of_an_index_is_tried_again_although_the_index_is_there(bench: Bench) -> None:
+    index = three_platforms()
+    job = new_job(bench.supply.add(index), "v1", children=[index.children[0].digest])
+    child = index.children[2]
+    tag, signature = images.signature(child)
+    bench.supply.belong(signature, Digest.parse(child.digest), tag)
+    bench.supply.unreachable.add(signature.digest)
+
+    with pytest.raises(UpstreamUnreachable):
+        await bench.push(job)
+    assert bench.missing("v1") == []
+    assert bench.supply.asked.count((signature.digest, True)) == 1  # in one attempt
+
+    bench.supply.unreachable.clear()
+    assert (await bench.push(job)).note == ""
+    assert bench.missing(tag) == []
 
 
 async def test_a_missing_repository_is_created_as_the_target_says(bench: Bench) -> None:

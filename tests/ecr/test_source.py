@@ -76,6 +76,14 @@ async def test_a_url_that_has_expired_is_asked_for_anew(cloud: EcrDouble, source
     assert cloud.count("GetDownloadUrlForLayer") == 2
 
 
+async def test_a_url_whose_session_has_expired_is_asked_for_anew(cloud: EcrDouble, source: EcrSource) -> None:
+    """Row 14, K H: S3 calls that a bad request."""
+    assert await read(source) == CONTENT
+    cloud.fail("DownloadLayer", "ExpiredToken", status=400)
+    assert await read(source) == CONTENT
+    assert cloud.count("GetDownloadUrlForLayer") == 2
+
+
 async def test_a_layer_whose_download_is_forbidden_is_denied_after_one_try(cloud: EcrDouble, source: EcrSource) -> None:
     """H: a fresh URL that is refused would be refused again."""
     cloud.fail("DownloadLayer", "AccessDenied", times=math.inf, status=403)
@@ -133,6 +141,7 @@ async def test_ecrs_refusals_and_failures_have_a_sources_names(
     ("fault", "kind"),
     [
         (redirect("https://elsewhere.test/"), UpstreamInvalid),
+        (refuse(400), Denied),
         (refuse(403), Denied),
         (refuse(404), BlobUnknown),
         (refuse(416), UpstreamInvalid),
@@ -140,7 +149,7 @@ async def test_ecrs_refusals_and_failures_have_a_sources_names(
         (cut(100, "close"), UpstreamUnreachable),
         (change(status=206, ranged=False, headers={"Content-Range": "bytes 5-9/100"}), UpstreamInvalid),
     ],
-    ids=["redirect", "403", "404", "416", "503", "broken", "another range"],
+    ids=["redirect", "400", "403", "404", "416", "503", "broken", "another range"],
 )
 async def test_storage_that_misbehaves_is_told_by_its_host_only(
     signed: SignedUrls, fault: object, kind: type[MillpondError]

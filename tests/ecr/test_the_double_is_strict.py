@@ -180,7 +180,7 @@ def test_a_tag_moves_where_the_repository_allows_it(
         put_image(ecr, "tags", other, tag)
     else:
         assert code_of(put_image, ecr, "tags", other, tag) == "ImageTagAlreadyExistsException"
-        assert code_of(put_image, ecr, "tags", CHART, tag) == "ImageAlreadyExistsException"
+        assert code_of(put_image, ecr, "tags", CHART, tag) == "ImageTagAlreadyExistsException"  # the very same, too
         put_image(ecr, "tags", other)  # by digest it is welcome
     assert cloud.registry().repositories["tags"].tags == {tag: (other if moves else CHART).digest}
 

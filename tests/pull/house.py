@@ -15,6 +15,7 @@ from proxy.ecr.target import Target
 from proxy.edge.app import RegistryPort
 from proxy.edge.handlers import Handlers
 from proxy.edge.routes import Namespace
+from proxy.observe.events import Served
 from proxy.observe.metrics import Metrics
 from proxy.pull.blobs import Blobs
 from proxy.pull.freshness import TagPolicy
@@ -39,6 +40,7 @@ class House:
     supply: PullSupply
     metrics: Metrics
     cache: DiskCache
+    served: list[Served]  # each request, a moment after its last byte
 
     def base(self, repository: str, upstream: str = UPSTREAM) -> str:
         return f"http://127.0.0.1:{self.port}/v2/{upstream}/{repository}"
@@ -82,12 +84,13 @@ async def house(
             stack.push_async_callback(part.close)
         supply = PullSupply(manifests, blobs, listings, registries, ticks)
         namespace = Namespace({name: name for name in urls}, next(iter(urls)))
-        port = RegistryPort(namespace, Handlers(manifests, blobs, listings), ())
+        served: list[Served] = []
+        port = RegistryPort(namespace, Handlers(manifests, blobs, listings), (served.append,))
         server = Server(port, Listener("127.0.0.1", 0), Limits())
         server.bind()
         serving = asyncio.create_task(server.serve())
         try:
-            yield House(server.port, blobs, supply, metrics, cache)
+            yield House(server.port, blobs, supply, metrics, cache, served)
         finally:
             server.stop()
             await serving

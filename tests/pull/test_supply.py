@@ -14,6 +14,7 @@ from proxy.oci.digest import Digest
 from proxy.oci.errors import UpstreamInvalid
 from proxy.oci.names import Repository, Tag
 from proxy.pull.supply import QUOTA_SECONDS
+from tests.cache.disks import fill, small_disk
 from tests.pull.house import UPSTREAM, house
 from tests.support import images
 from tests.support.faults import Gate, change, corrupt, refuse
@@ -104,6 +105,101 @@ async def test_what_no_client_waits_for_takes_one_connection_until_one_does(
                 gate.open()
             reply = await client
             assert (reply.complete, reply.digest, reply.headers["x-millpond"]) == (True, digest, "joined")
+
+
+async def test_whoever_waits_for_bytes_to_arrive_does_not_change_their_order(
+    upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """Clients read from the front, and a push must not make them wait."""
+    content, digest, image = blob_at(upstream, 64 * MIB)
+    gate = Gate()
+
+    def held(request: object, answer: object) -> object:
+        late = request.headers["range"].startswith(f"bytes={40 * MIB}-")  # type: ignore[attr-defined]
+        return change(gates={MIB: gate})(request, answer) if late else answer  # type: ignore[arg-type]
+
+    async with house(tmp_path, {UPSTREAM: upstream.url}) as running:
+        assert (await running.get(APP, f"manifests/{image.digest}")).status == 200
+        upstream.script(digest, then=held)  # type: ignore[arg-type]
+        async with running.supply.blob(REPOSITORY, digest, spare=True) as blob:
+            await blob.arrived(40 * MIB)
+            part = asyncio.create_task(blob.arrived(48 * MIB))
+            assert await asyncio.to_thread(gate.reached.wait, 10)
+            assert not part.done()
+            gate.open()
+            await part
+            assert await blob.read(40 * MIB, 48 * MIB) == content[40 * MIB : 48 * MIB]
+            await blob.arrived(64 * MIB)
+            assert await blob.read(48 * MIB, 64 * MIB) == content[48 * MIB :]
+    starts = [int(request.headers["range"].removeprefix("bytes=").split("-")[0]) for request in upstream.seen(digest)]
+    assert starts == list(range(0, 64 * MIB, 8 * MIB))
+
+
+async def test_what_fails_is_not_waited_for_and_reading_it_tells(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    content, digest, _ = blob_at(upstream, 2 * MIB)
+    upstream.script(digest, then=corrupt(5))
+    async with (
+        house(tmp_path, {UPSTREAM: upstream.url}) as running,
+        running.supply.blob(REPOSITORY, digest, spare=False) as blob,
+        asyncio.timeout(10),
+    ):
+        await blob.arrived(len(content))
+        with pytest.raises(UpstreamInvalid):
+            await blob.read(0, len(content))
+
+
+async def test_a_blob_that_the_disk_has_no_room_for_is_downloaded_once_for_all_its_parts(
+    upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    content, digest, image = blob_at(upstream, 4 * MIB + 5)
+    async with house(tmp_path, {UPSTREAM: upstream.url}, max_size=MIB) as running:
+        assert (await running.get(APP, f"manifests/{image.digest}")).status == 200
+        async with running.supply.blob(REPOSITORY, digest, spare=False) as blob:
+            for start in range(0, len(content), MIB):
+                stop = min(start + MIB, len(content))
+                await blob.arrived(stop)
+                assert await blob.read(start, stop) == content[start:stop]
+            assert len(upstream.seen(digest)) == 1
+            assert await blob.read(MIB, 2 * MIB) == content[MIB : 2 * MIB]
+            assert await blob.read(2 * MIB, 4 * MIB) == content[2 * MIB : 4 * MIB]
+            assert len(upstream.seen(digest)) == 2
+
+
+async def test_a_disk_that_fills_between_two_parts_costs_one_more_connection(
+    upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    content, digest, _ = blob_at(upstream, 8 * MIB)
+    gate = Gate()
+    upstream.script(digest, change(gates={3 * MIB: gate}))
+    with small_disk(tmp_path / "disk", 12 * MIB) as disk:
+        async with (
+            house(disk / "cache", {UPSTREAM: upstream.url}) as running,
+            running.supply.blob(REPOSITORY, digest, spare=False) as blob,
+        ):
+            assert await blob.read(0, MIB) == content[:MIB]
+            assert await asyncio.to_thread(gate.reached.wait, 10)
+            fill(disk)
+            gate.open()
+            for start in range(MIB, 8 * MIB, MIB):
+                await blob.arrived(start + MIB)
+                assert await blob.read(start, start + MIB) == content[start : start + MIB]
+    assert len(upstream.seen(digest)) == 2
+
+
+async def test_a_part_that_broke_off_is_read_again(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    content, digest, image = blob_at(upstream, 4 * MIB)
+    gate = Gate()
+    async with house(tmp_path, {UPSTREAM: upstream.url}, max_size=MIB) as running:
+        assert (await running.get(APP, f"manifests/{image.digest}")).status == 200
+        upstream.script(digest, change(gates={2 * MIB: gate}))
+        async with running.supply.blob(REPOSITORY, digest, spare=False) as blob:
+            part = asyncio.create_task(blob.read(0, 3 * MIB))
+            assert await asyncio.to_thread(gate.reached.wait, 10)
+            part.cancel()
+            await asyncio.gather(part, return_exceptions=True)
+            gate.open()
+            assert await blob.read(0, 3 * MIB) == content[: 3 * MIB]
+            assert await blob.read(3 * MIB, 4 * MIB) == content[3 * MIB :]
 
 
 async def test_a_manifest_is_known_once_it_has_been_pulled(upstream: ScriptedUpstream, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -472,7 +473,8 @@ async def test_an_answer_of_upstream_that_is_no_use_is_no_permission_either(
     """Row 38, S: it could be asked, and did not say yes."""
     image, digest = blob_of(noise(64_000))
     fill(cloud, NAME, image)
-    upstream.script(digest, then=refuse(451))
+    for method in ("HEAD", "GET"):
+        upstream.script(digest, then=refuse(451), method=method)
     async with make_house() as running:
         assert (await running.get(APP, f"blobs/{digest}")).status == 502
 
@@ -520,6 +522,65 @@ async def test_ecr_stands_in_for_upstream_before_an_older_answer_of_the_disk_doe
         cloud.fail("BatchGetImage", "AccessDeniedException", times=math.inf)
         reply = await running.get(APP, "manifests/1")
         assert (reply.body, reply.headers["x-millpond"]) == (old.body, "stale")
+
+
+async def pulled(running: House, image: Manifest, reference: str) -> tuple[str, bool]:
+    """What is noted of a pull of the image's manifest: where it came from, and whether upstream confirmed the tag."""
+    running.served.clear()
+    assert (await running.get(APP, f"manifests/{reference}")).body == image.body
+    await wait_until_async(lambda: running.served, "the request has ended")
+    return running.served[0].origin, running.served[0].confirmed
+
+
+async def test_a_tag_is_confirmed_by_upstream_only_whoever_gives_the_image(
+    cloud: EcrDouble, upstream: ScriptedUpstream, make_house: MakeHouse
+) -> None:
+    image = images.chart(1)
+    fill(cloud, NAME, image, "1")
+    upstream.add(image, APP, "1")
+    async with make_house(policy=ALWAYS_ASK) as running:
+        assert await pulled(running, image, "1") == ("ecr", True)
+        assert await pulled(running, image, "1") == ("hit", True)
+        upstream.stop()
+        assert await pulled(running, image, "1") == ("ecr", False)
+        assert await pulled(running, image, image.digest) == ("hit", True)
+        cloud.fail("BatchGetImage", "AccessDeniedException", times=math.inf)
+        assert await pulled(running, image, "1") == ("stale", False)
+
+
+async def test_a_tag_that_upstream_neither_tells_nor_gives_is_not_confirmed(
+    cloud: EcrDouble, upstream: ScriptedUpstream, make_house: MakeHouse
+) -> None:
+    image = images.chart(1)
+    fill(cloud, NAME, image, "1")
+    upstream.script("/manifests/", then=refuse(405), method="HEAD")
+    upstream.script("/manifests/", then=refuse(503), method="GET")
+    async with make_house() as running:
+        assert await pulled(running, image, "1") == ("ecr", False)
+
+
+async def test_a_tag_that_is_kept_although_upstream_has_deleted_it_is_not_confirmed(
+    upstream: ScriptedUpstream, make_house: MakeHouse
+) -> None:
+    image = images.chart(1)
+    upstream.add(image, APP, "1")
+    async with make_house(policy=replace(ALWAYS_ASK, keep_deleted=True)) as running:
+        assert await pulled(running, image, "1") == ("upstream", True)
+        upstream.script("/manifests/1", then=refuse(404), method="HEAD")
+        assert await pulled(running, image, "1") == ("stale", False)
+
+
+async def test_a_first_tag_that_ecr_alone_tells_is_not_confirmed_for_whoever_asks_at_the_same_time(
+    cloud: EcrDouble, upstream: ScriptedUpstream, make_house: MakeHouse
+) -> None:
+    image = images.chart(1)
+    fill(cloud, NAME, image, "1")
+    upstream.stop()
+    async with make_house() as running:
+        replies = await asyncio.gather(*(running.get(APP, "manifests/1") for _ in range(4)))
+        assert {reply.body for reply in replies} == {image.body}
+        await wait_until_async(lambda: len(running.served) == 4, "all requests have ended")
+        assert {served.confirmed for served in running.served} == {False}
 
 
 async def test_an_upstream_that_hangs_is_given_some_seconds_before_ecr_answers(

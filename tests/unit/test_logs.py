@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
+
+from proxy.observe.events import Served, log_served
 
 _PROGRAM = """
 import sys
@@ -44,3 +47,10 @@ def test_a_traceback_says_where_and_never_the_values_of_variables(form: str) -> 
     if form == "json":
         frames = json.loads(done.stderr)["exception"][0]["frames"]
         assert [frame["name"] for frame in frames] == ["<module>", "sign"]
+
+
+def test_a_tag_that_upstream_has_not_confirmed_is_said_and_nothing_of_the_others() -> None:
+    with capture_logs() as lines:
+        log_served(Served("a", "client", "GET", "/v2/app/manifests/1"))
+        log_served(Served("b", "client", "GET", "/v2/app/manifests/1", confirmed=False))
+    assert [line.get("confirmed") for line in lines] == [None, False]

@@ -39,17 +39,18 @@ def put(desk: Desk) -> dict[str, Any]:
         raise invalid_parameter("imageTag", f"must satisfy regular expression '{_TAG.pattern}'")
     _check_parts(desk, repository, image)
     held = repository.tags.get(tag) if tag else None
-    if (image.digest in repository.images and tag is None) or held == image.digest:
-        raise AwsError(
-            "ImageAlreadyExistsException",
-            f"Image with digest '{image.digest}' and tag '{tag}' already exists in the repository with name "
-            f"'{repository.name}'",
-        )
+    # AWS looks at the tag first, even where it is this very image's (aws/containers-roadmap#2179).
     if tag and held and _immutable(repository, tag):
         raise AwsError(
             "ImageTagAlreadyExistsException",
             f"The image tag '{tag}' already exists in the '{repository.name}' repository and cannot be overwritten "
             "because the tag is immutable.",
+        )
+    if (image.digest in repository.images and tag is None) or held == image.digest:
+        raise AwsError(
+            "ImageAlreadyExistsException",
+            f"Image with digest '{image.digest}' and tag '{tag}' already exists in the repository with name "
+            f"'{repository.name}'",
         )
     if tag and len(repository.tags_of(image.digest)) >= MAX_TAGS:
         raise AwsError("LimitExceededException", f"an image has {MAX_TAGS} tags at most")
