@@ -14,6 +14,7 @@ from tests.support.millpond import Millpond
 from tests.support.pulls import get, head, pull
 from tests.support.registry import Registry
 from tests.support.scripted import ScriptedUpstream
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.clients
 
@@ -98,7 +99,7 @@ def test_content_under_sha512_is_served_and_kept(start_millpond: StartMillpond) 
         upstream.stop()
         second = get(f"{base}/blobs/{layer.digest}")
         assert first.body == second.body == layer.read()
-        assert millpond.blob_file(layer.digest).exists()
+        wait_until(lambda: millpond.blob_file(layer.digest).exists(), "the blob is kept, a moment after its last byte")
 
 
 def test_head_says_what_get_delivers(millpond: Millpond, shelf: Shelf) -> None:

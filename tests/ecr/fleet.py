@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -57,6 +59,19 @@ class Fleet:
             wait_until(lambda: not self.lacks(image, repository, tag), "the image stands in both accounts", deadline)
         except AssertionError as error:
             raise AssertionError(f"{error}; lacking: {self.lacks(image, repository, tag)[:5]}") from None
+
+
+def noted(millpond: Millpond, jobs: int) -> None:
+    """Return when so many jobs are on the disk, where a kill leaves them: they get there a moment after the pull."""
+    wait_until(lambda: _on_disk(millpond) == jobs, f"{jobs} jobs are on the disk")
+
+
+def _on_disk(millpond: Millpond) -> int:
+    try:
+        with closing(sqlite3.connect(f"file:{millpond.cache}/queue/cache.db?mode=ro", uri=True)) as database:
+            return int(database.execute("SELECT count(*) FROM Cache").fetchone()[0])
+    except sqlite3.OperationalError:  # it is being made, or written
+        return -1
 
 
 def lose_the_disk(millpond: Millpond) -> None:

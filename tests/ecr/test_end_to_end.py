@@ -14,7 +14,7 @@ import pytest
 from tests.clients.containerd import Containerd
 from tests.clients.dockerd import Dockerd
 from tests.conftest import StartMillpond
-from tests.ecr.fleet import Fleet, lose_the_disk, targets
+from tests.ecr.fleet import Fleet, lose_the_disk, noted, targets
 from tests.support import images
 from tests.support.ecr import EcrDouble
 from tests.support.images import Manifest
@@ -197,6 +197,7 @@ def test_fifty_pushes_killed_at_random_moments_end_complete_in_both_accounts(
         fleet.upstream.push(image, path, f"v{number}")
         pull(f"{millpond.url}/v2/docker.io/{path}", image, f"v{number}")
         if number % 8 == 7:
+            noted(millpond, 2 * (number + 1))
             some = len(cloud.calls) + chance.randrange(60)
             wait_until(partial(_has_come_to, millpond, cloud, some), "some more calls, or an empty queue")
             millpond.kill()

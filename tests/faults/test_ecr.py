@@ -20,7 +20,7 @@ from proxy.ecr.calls import TRIES
 from proxy.ecr.worker import FIRST_PAUSE
 from tests.cache.disks import landed
 from tests.conftest import StartMillpond
-from tests.ecr.fleet import DEV, PROD, ROLE, Fleet, lose_the_disk, targets
+from tests.ecr.fleet import DEV, PROD, ROLE, Fleet, lose_the_disk, noted, targets
 from tests.support import images
 from tests.support.ecr import Call, EcrDouble
 from tests.support.images import Manifest
@@ -500,6 +500,7 @@ def test_an_ecr_that_is_down_costs_clients_no_failure_and_little_time_and_gets_e
                 (200, "hit"),
             }
             until_jobs(millpond, path)
+        noted(millpond, 2 * len(made))
         millpond.kill()
         millpond.start()
         before = time.monotonic()
