@@ -34,7 +34,7 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.loaders import create_loader
 from botocore.parsers import ResponseParserError
 
-from proxy.ecr.errors import EcrError, Refused, Rejected, ServiceError, Throttled, Unreachable
+from proxy.ecr.errors import EcrError, NoCredentials, Refused, Rejected, ServiceError, Throttled, Unreachable
 from proxy.ecr.part import PartBody
 from proxy.ecr.session import Account
 
@@ -157,7 +157,7 @@ class Caller:
         if assuming:
             return Refused(
                 f"{self._identity} cannot be assumed ({code}){words}; check that it exists, that its trust policy "
-                f"names {_OWN}, and that sts:AssumeRole is allowed there"
+                f"names {_OWN}, and that sts:AssumeRole is allowed there (with EKS Pod Identity sts:TagSession as well)"
             )
         if code in _DENIED or status in (401, 403):
             return Refused(
@@ -176,7 +176,7 @@ class Caller:
             return Rejected(f"{operation} cannot be asked of {self._where}: {str(error)[:MAX_WORDS]}")
         self._drop(made)  # it has been made without credentials, or wrongly: the next call makes another one
         if isinstance(error, _NOBODY):
-            return Refused(
+            return NoCredentials(
                 f"no credentials for {self._where} as {self._identity} ({kind}); check the environment, the profile, "
                 "or the role of this pod or machine"
             )

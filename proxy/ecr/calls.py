@@ -11,7 +11,9 @@ import stamina
 from proxy.ecr.errors import (
     ChildrenMissing,
     EcrError,
+    KeyRefused,
     LayersMissing,
+    NoCredentials,
     PartRefused,
     Passing,
     Refused,
@@ -44,7 +46,7 @@ _DONE: Final = frozenset({
 _NAMES: Final[Mapping[str, type[EcrError]]] = {
     "EmptyUploadException": UploadLost,
     "ImageTagAlreadyExistsException": TagTaken,
-    "KmsException": Refused,
+    "KmsException": KeyRefused,
     "LayerInaccessibleException": LayersMissing,
     "LayerPartTooSmallException": UploadLost,
     "LayersNotFoundException": LayersMissing,
@@ -55,7 +57,13 @@ _NAMES: Final[Mapping[str, type[EcrError]]] = {
     "UploadNotFoundException": UploadLost,
 }
 """What errors of ECR's own mean; the others are about the content: Rejected."""
-_OUTCOMES: Final[Mapping[type[EcrError], str]] = {Throttled: "throttled", Unreachable: "failed", Refused: "refused"}
+_OUTCOMES: Final[Mapping[type[EcrError], str]] = {
+    Throttled: "throttled",
+    Unreachable: "failed",
+    Refused: "refused",
+    NoCredentials: "refused",
+    KeyRefused: "refused",
+}
 
 _WORD: Final = re.compile(r"(?<!^)(?=[A-Z])")
 

@@ -4,7 +4,9 @@ EcrError                    base; `str(error)` says what happened, and what to d
 ├── Passing                 may work later: tried again with growing pauses
 │   ├── Throttled           too many calls; nothing else is wrong
 │   └── Unreachable         network, deadline, or a failure inside AWS
-├── Refused                 no credentials, or not allowed; the same call of the whole target will fare no better
+├── Refused                 not allowed; the same call of the whole target will fare no better
+│   └── NoCredentials       Millpond has found none, here and now
+├── KeyRefused              one repository's KMS key cannot be used; the target's others are none the worse for it
 ├── Rejected                for good: the content itself is not taken; tried again on demand only
 └── outcomes that whoever calls goes on from
     ├── RepositoryMissing
@@ -40,6 +42,14 @@ class Unreachable(Passing):
 
 
 class Refused(EcrError):
+    pass
+
+
+class NoCredentials(Refused):
+    pass
+
+
+class KeyRefused(EcrError):
     pass
 
 

@@ -12,9 +12,11 @@ from proxy.ecr.target import Platforms
 from proxy.oci.digest import Digest
 from proxy.oci.manifest import Descriptor, Manifest
 
-# ECR's quotas: PutImage, and the size of a layer.
+# ECR's quotas: PutImage, and a layer's parts, of which there may be 4,200. It has layers of up to 52,000 MiB, but this
+# API cannot bring them there.
 MAX_MANIFEST: Final = 4 * 1024 * 1024
-MAX_LAYER: Final = 52_000 * 1024 * 1024
+MAX_PART: Final = 10 * 1024 * 1024
+MAX_LAYER: Final = 4_200 * MAX_PART
 
 # Layers that only their owner may hand out; images name them with the URLs where they are.
 _NOT_DISTRIBUTED: Final = ("nondistributable", ".foreign.")
@@ -91,7 +93,7 @@ def layers(manifest: Manifest) -> list[Descriptor]:
 
 
 def too_large(digest: Digest, size: int) -> str:
-    return f"the layer {digest} has {size >> 20:,} MiB; ECR takes {MAX_LAYER >> 20:,}"
+    return f"the layer {digest} has {size >> 20:,} MiB; ECR takes {MAX_LAYER >> 20:,} by its API"
 
 
 def _listed(platform: str | None, platforms: Sequence[str]) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import structlog
 
-from proxy.ecr.errors import EcrError, Passing
+from proxy.ecr.errors import EcrError, NoCredentials, Passing
 from proxy.ecr.session import Client
 from proxy.oci.errors import Denied, MillpondError, UpstreamInvalid, UpstreamUnreachable
 
@@ -49,8 +49,9 @@ class Login:
         """(user, password), fetched once for any number of callers, and again after 80 % of their life.
 
         Raises:
-            Denied: AWS refuses it, or Millpond has no credentials there.
-            UpstreamUnreachable, UpstreamInvalid: AWS does not answer, or nothing that makes sense.
+            Denied: AWS refuses it.
+            UpstreamUnreachable, UpstreamInvalid: AWS does not answer, or nothing that makes sense; or nobody gives
+                Millpond credentials at the moment, which says nothing about what it may pull.
         """
         held = self._held
         if held is not None and self._clock() < held.refresh_at:
@@ -90,7 +91,7 @@ class Login:
         asked_at = self._clock()
         try:
             answer = await self._client.call("get_authorization_token", timeout=DEADLINE)
-        except Passing as error:
+        except (Passing, NoCredentials) as error:
             raise UpstreamUnreachable(str(error)) from None
         except EcrError as error:
             raise Denied(str(error)) from None

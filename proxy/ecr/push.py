@@ -10,6 +10,7 @@ import structlog
 from proxy.ecr.api import Api
 from proxy.ecr.errors import (
     ChildrenMissing,
+    KeyRefused,
     LayersMissing,
     Passing,
     Refused,
@@ -41,7 +42,7 @@ _COMPANION_TRIES: Final = 3
 
 
 class RepositoryOff(Exception):
-    """The repository does not exist, and may not be created: nothing of it can be pushed until that changes."""
+    """The repository may not be created, or its key not be used: nothing of it can be pushed until that changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,8 @@ class Pusher:
                 return await _Push(self, job, name).run()
             except RepositoryMissing:
                 await self._create(name)
+            except KeyRefused as error:
+                raise RepositoryOff(str(error)) from error
         raise Passing(f"ECR says that the repository {name} does not exist, although it was created just now")
 
     async def _create(self, name: str) -> None:
@@ -214,10 +217,12 @@ class _Push:
         except (MillpondError, QuotaReserved) as error:
             self._without(error, subject, subject)
             return
+        if len(companions) > _MAX_COMPANIONS:
+            self._notes.append(f"with {_MAX_COMPANIONS} of the {len(companions)} that belong to {subject:.19}…")
         for companion in companions[:_MAX_COMPANIONS]:
             try:
                 await self._companion(companion)
-            except (Refused, RepositoryMissing):
+            except (Refused, KeyRefused, RepositoryMissing):
                 raise
             except (MillpondError, QuotaReserved) as error:
                 self._without(error, subject, companion.digest)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from proxy.ecr.api import Api
-from proxy.ecr.errors import Refused
+from proxy.ecr.errors import KeyRefused, Refused
 
 # Seconds for which a repository that may not be created is not tried again: a policy is mended by hand.
 OFF_SECONDS: Final = 600.0
@@ -60,11 +60,11 @@ class Repositories:
     async def _create(self, name: str) -> None:
         try:
             await self._api.create_repository(name)
-        except Refused as error:
+        except (Refused, KeyRefused) as error:
             now = self._clock()
             self._off = {name: off for name, off in self._off.items() if now < off.until}
             self._off[name] = _Off(str(error), now + OFF_SECONDS)
-            raise
+            raise Refused(str(error)) from error
         self._off.pop(name, None)
 
     def _created(self, name: str, creation: asyncio.Task[None]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 from proxy.ecr.api import Api
 from proxy.ecr.courtesy import Courtesy
 from proxy.ecr.errors import PartRefused, Passing, Rejected, UploadLost
-from proxy.ecr.image import MAX_LAYER, too_large
+from proxy.ecr.image import MAX_LAYER, MAX_PART, too_large
 from proxy.ecr.job import Job
 from proxy.ecr.supply import Content, Supply
 from proxy.observe.metrics import Metrics
@@ -19,8 +19,6 @@ from proxy.oci.manifest import Descriptor
 
 # Layers of one job at once: the calls of one overlap with the arrival of another.
 LAYERS_IN_FLIGHT: Final = 3
-# The most that UploadLayerPart takes, whatever part size InitiateLayerUpload may name.
-MAX_PART: Final = 10 * 1024 * 1024
 # Parts in memory, over all targets and of one: 40 MiB and their encoding, and a target that hangs leaves half of them.
 PARTS_IN_MEMORY: Final = 4
 _PARTS_OF_A_TARGET: Final = 2
@@ -82,7 +80,7 @@ class Uploader:
 
     async def _upload(self, job: Job, name: str, digest: Digest, content: Content, *, spare: bool) -> None:
         upload, part_size = await self._api.begin_upload(name)
-        step = min(part_size, MAX_PART)
+        step = min(part_size, MAX_PART)  # whatever ECR may name, more than that it does not take
         first = furthest = refusals = 0
         try:
             while first < content.size:

@@ -20,6 +20,7 @@ from proxy.ecr.calls import TRIES
 from proxy.ecr.errors import (
     ChildrenMissing,
     EcrError,
+    KeyRefused,
     LayersMissing,
     PartRefused,
     Refused,
@@ -403,7 +404,7 @@ async def test_every_call_says_that_the_repository_is_missing(make: Make) -> Non
 
 async def test_a_key_that_cannot_be_used_is_refused_with_the_remedy(api: Api, cloud: EcrDouble) -> None:
     cloud.fail("InitiateLayerUpload", "KmsException", fields={"kmsError": "DisabledException"})
-    with pytest.raises(Refused, match="check that the repository's KMS key exists and is enabled"):
+    with pytest.raises(KeyRefused, match="check that the repository's KMS key exists and is enabled"):
         await api.begin_upload(NAME)
 
 

@@ -130,7 +130,7 @@ def test_a_layer_that_is_too_large_is_refused_with_both_sizes() -> None:
     layer = images.blob(b"x", images.OCI_LAYER).descriptor()
 
     assert layers(described({**layer, "size": MAX_LAYER}))
-    with pytest.raises(Rejected, match="53,000 MiB; ECR takes 52,000"):
+    with pytest.raises(Rejected, match="53,000 MiB; ECR takes 42,000 by its API"):
         layers(described({**layer, "size": 53_000 << 20}))
 
 

@@ -196,6 +196,16 @@ async def test_what_aws_refuses_is_denied_with_the_remedy(login: Login, cloud: E
     assert await login.credentials()
 
 
+async def test_credentials_that_are_not_to_be_found_are_an_outage_and_no_refusal(
+    login: Login, cloud: EcrDouble, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """B: what is missing is Millpond's own. A refusal would have cached tags dropped."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    with pytest.raises(UpstreamUnreachable, match="no credentials for ecr in us-east-1"):
+        await login.credentials()
+
+
 async def test_an_answer_without_a_token_is_invalid(sessions: Sessions, desk: Callable[..., Desk]) -> None:
     login = Login(sessions.client("ecr", REGION, None, desk("x").url), public=True)  # which would be no list
     with pytest.raises(UpstreamInvalid, match="without a token"):

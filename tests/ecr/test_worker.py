@@ -236,6 +236,23 @@ async def test_a_repository_that_may_not_be_created_is_shown_and_holds_up_nothin
     assert site.missing("v1") == []
 
 
+async def test_a_key_that_cannot_be_used_is_shown_and_holds_up_its_repository_alone(site: Site) -> None:
+    async with site.up(PROD) as tier:
+        site.cloud.fail("InitiateLayerUpload", "KmsException", fields={"kmsError": "DisabledException"})
+        site.serve(tier, small_image(1))
+        await wait_until_async(lambda: any(job.reason for job in tier.status().jobs), "the key is refused")
+        site.serve(tier, small_image(2), repository=Repository("docker.io", "library/other"))
+        await wait_until_async(lambda: tier.status().targets[0].done == 1, "the other one is there")
+        status = tier.status()
+        assert tier.retry() == 1
+        await done(tier)
+
+    assert status.targets[0].state == "ok", "the target as a whole is not to blame"
+    assert "check that the repository's KMS key exists" in status.jobs[0].reason
+    assert (status.jobs[0].next_try or 0) > 60
+    assert site.missing("v1") == []
+
+
 async def test_what_ecr_rejects_is_shown_with_its_reason_and_tried_again_on_demand_only(site: Site) -> None:
     chart = images.chart()
     site.cloud.refuse_media_type("application/vnd.cncf.helm.config.v1+json")
