@@ -43,6 +43,7 @@ from proxy.oci.manifest import INDEXES
 from proxy.oci.names import Image, Repository, Tag
 from proxy.pull.blobs import Blobs
 from proxy.pull.freshness import TagPolicy
+from proxy.pull.homes import Homes
 from proxy.pull.listings import Listings
 from proxy.pull.manifests import Manifests
 from proxy.pull.near import Near
@@ -104,8 +105,10 @@ async def _serve(settings: Settings) -> None:
     # Whoever reads has threads and connections of its own: no pull shall wait behind slow pushes.
     sessions, reading, signed = Sessions(), Sessions(), SignedUrls()
     sources = registries(settings, sessions, UpstreamMetrics(metrics))
-    apis = _apis(settings, sessions, metrics)
-    near = _near(settings, reading, signed, metrics)
+    targets = ecr_targets(settings)
+    apis = _apis(targets, sessions, metrics)
+    near = _near(targets, reading, signed, metrics)
+    balancer = Registry(Endpoint("balancer", settings.ecr.balancer)) if settings.ecr.balancer else None
     policies = {
         name: TagPolicy(upstream.tag_ttl, upstream.stale_for, upstream.on_deleted == "serve")
         for name, upstream in settings.upstreams.items()
@@ -121,13 +124,12 @@ async def _serve(settings: Settings) -> None:
     background: list[Callable[[], Coroutine[Any, Any, None]]] = [cache.tend, partial(watch_loop, metrics)]
     desk = None
     if apis:
-        supply = PullSupply(manifests, blobs, listings, sources)
-        register = cache.register("queue")
-        queue = Queue(dict(register.held), register, clock)
+        homes = Homes(balancer, sources, metrics) if balancer else None
+        supply = PullSupply(manifests, blobs, listings, sources, homes=homes)
         tier = EcrTier(
             apis,
             supply,
-            queue,
+            _queue(cache, clock),
             busy=lambda: registry.active > 0,
             metrics=metrics,
             clock=clock,
@@ -176,11 +178,9 @@ async def _serve(settings: Settings) -> None:
         await listings.close()
         await manifests.close()
         await blobs.close()
-        for source in sources.values():
-            await source.aclose()
-        await signed.aclose()
-        await reading.aclose()
-        await sessions.aclose()
+        for source in (*sources.values(), balancer, signed, reading, sessions):
+            if source:
+                await source.aclose()
         await cache.close()
     structlog.get_logger().info("stopped")
 
@@ -215,23 +215,28 @@ async def _drain_on_signal(draining: asyncio.Event, registry: Server) -> None:
     registry.stop()
 
 
-def _apis(settings: Settings, sessions: Sessions, metrics: Metrics, tries: int = TRIES) -> list[Api]:
-    quotas = Quotas()  # what reads and what pushes take of the same quota is far below it
+def _apis(targets: Sequence[Target], sessions: Sessions, metrics: Metrics, tries: int = TRIES) -> list[Api]:
+    quotas = Quotas()  # who reads has others, so as not to wait behind pushes: together both stay far below ECR's
 
     def api(target: Target) -> Api:
         client = sessions.client("ecr", target.region, target.role_arn, target.endpoint_url)
         count = metrics.ecr_calls.labels
         return Api(target, client, quotas, lambda call, how: count(target.name, call, how).inc(), tries)
 
-    apis = [api(target) for target in ecr_targets(settings)]
+    apis = [api(target) for target in targets]
     sessions.prepare()
     return apis
 
 
-def _near(settings: Settings, sessions: Sessions, signed: SignedUrls, metrics: Metrics) -> list[Near]:
+def _queue(cache: DiskCache, clock: Callable[[], float]) -> Queue:
+    register = cache.register("queue")
+    return Queue(dict(register.held), register, clock)
+
+
+def _near(targets: Sequence[Target], sessions: Sessions, signed: SignedUrls, metrics: Metrics) -> list[Near]:
     """What is read, of Millpond's own region first, else in the order of the configuration."""
     here = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    apis = _apis(settings, sessions, metrics, tries=1)  # what fails is asked of the next tier
+    apis = _apis(targets, sessions, metrics, tries=1)  # what fails is asked of the next tier
     nearest = sorted(apis, key=lambda api: api.target.region != here)
     return [Near(EcrSource(api, signed.blob), metrics=metrics) for api in nearest if api.target.read]
 

@@ -79,6 +79,10 @@ class Blobs:
             return self._store.size(digest), "hit"
         return await self._confirm(repository, digest)
 
+    def at_hand(self, digest: Digest) -> bool:
+        """Whether its bytes are on the disk, or arriving."""
+        return digest in self._store or digest in self._flights
+
     async def open(self, repository: Repository, digest: Digest, *, spare: bool = False) -> Blob:
         """The blob, once it is certain that it can be sent. The caller closes it. `spare`: no client waits for it.
 
@@ -148,7 +152,7 @@ class Blobs:
         return _Flying(flight, self._relay(repository, digest, size), size, "joined" if joined else flight.tier, again)
 
     def _pass(self, repository: Repository, digest: Digest, size: int) -> Blob:
-        return _Passing(self._relay(repository, digest, size), size)
+        return Passing(self._relay(repository, digest, size), size)
 
     def _relay(self, repository: Repository, digest: Digest, size: int) -> Relay:
         return Relay(self._delivery(repository, digest, size), size, self._metrics)
@@ -273,8 +277,8 @@ class _Flying:
 
 
 @dataclass(frozen=True, slots=True)
-class _Passing:
-    """A blob that the disk has no room for."""
+class Passing:
+    """A blob that the disk has no room for, or no business with."""
 
     relay: Relay
     size: int

@@ -17,6 +17,7 @@ from proxy.oci.manifest import Manifest
 from proxy.oci.names import Reference, Repository, Tag
 from proxy.pull.blobs import Blob, Blobs
 from proxy.pull.flight import Piece, Segment
+from proxy.pull.homes import Homes
 from proxy.pull.listings import Listings
 from proxy.pull.manifests import Manifests
 from proxy.upstream.client import Registry
@@ -39,14 +40,18 @@ class PullSupply:
         blobs: Blobs,
         listings: Listings,
         registries: Mapping[str, Registry],
+        *,
         clock: Callable[[], float] = time.monotonic,
+        homes: Homes | None = None,
     ) -> None:
-        """`registries` are the upstreams by name; `clock` is monotonic, in seconds."""
+        """`registries` are the upstreams by name; `clock` is monotonic, in seconds; `homes` are there where several
+        instances share the blobs."""
         self._manifests = manifests
         self._blobs = blobs
         self._listings = listings
         self._registries = registries
         self._clock = clock
+        self._homes = homes
         self._said: dict[str, tuple[RateLimit, float]] = {}  # by upstream: its last word on its quota, and when
 
     def known(self, repository: Repository, digest: Digest) -> Manifest | None:
@@ -68,9 +73,14 @@ class PullSupply:
 
     @asynccontextmanager
     async def blob(self, repository: Repository, digest: Digest, *, spare: bool) -> AsyncIterator[_Content]:
-        with closing(await self._blobs.open(repository, digest, spare=spare)) as blob:
+        with closing(await self._opened(repository, digest, spare=spare)) as blob:
             async with aclosing(_Content(blob)) as content:
                 yield content
+
+    async def _opened(self, repository: Repository, digest: Digest, *, spare: bool) -> Blob:
+        if self._homes and not self._blobs.at_hand(digest) and (blob := await self._homes.open(repository, digest)):
+            return blob
+        return await self._blobs.open(repository, digest, spare=spare)
 
     async def _tagged(self, repository: Repository, tag: Tag) -> Companion | None:
         """What upstream has under this tag, by HEAD, which costs no quota."""

@@ -171,8 +171,9 @@ class Target(Section):
 
 
 class Ecr(Section):
-    """No target means no ECR."""
+    """No target means no ECR. `balancer` is the address of what stands before several instances."""
 
+    balancer: Annotated[str, PlainValidator(base_url)] | None = None
     targets: Annotated[tuple[Target, ...], BeforeValidator(entries)] = ()
 
     @model_validator(mode="after")

@@ -293,3 +293,22 @@ def test_the_alerts_and_the_dashboard_arrive_as_they_are() -> None:
     assert one(objects, "PrometheusRule")["spec"] == yaml.safe_load(rules.read_text())
     found = one(objects, "ConfigMap", "-dashboard")["data"]["millpond.json"]
     assert json.loads(found) == json.loads(dashboard.read_text())
+
+
+@pytest.mark.parametrize(
+    ("values", "balancer"),
+    [
+        ({}, f"http://millpond.{NAMESPACE}.svc.cluster.local:5000"),
+        ({"service": {"port": 80}}, f"http://millpond.{NAMESPACE}.svc.cluster.local:80"),
+        ({"config": {"ecr": {"balancer": "https://millpond.example.com"}}}, "https://millpond.example.com"),
+        ({"central": {"replicas": 1}}, None),
+        ({"haproxy": {"enabled": False, "ownBalancer": True}}, None),
+        (TLS, None),
+        ({"mode": "node"}, None),
+    ],
+    ids=["several", "another port", "named", "one", "no HAProxy", "TLS", "node"],
+)
+def test_several_instances_that_push_to_ecr_know_what_stands_before_them(values: Values, balancer: str | None) -> None:
+    rendered = render(merged({"config": {"ecr": {"targets": [TARGET]}}}, values))
+    config = yaml.safe_load(one(rendered, "ConfigMap")["data"]["millpond.yaml"])
+    assert config["ecr"].get("balancer") == balancer

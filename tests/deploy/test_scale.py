@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,20 +65,27 @@ StartPond = Callable[..., Pond]
 
 @pytest.fixture
 def start_pond(tmp_path: Path, plain_registry: Registry, start_millpond: StartMillpond) -> Iterator[StartPond]:
-    """A factory of ponds whose docker.io is the plain registry; `change` alters HAProxy's configuration."""
+    """A factory of ponds whose docker.io is the plain registry. `change` alters HAProxy's configuration; `known` tells
+    the instances its address."""
     require("haproxy")
     with ExitStack() as stack:
 
         def start(
-            *, env: dict[str, str] | None = None, change: Callable[[str], str] = lambda text: text, **config: object
+            *,
+            env: dict[str, str] | None = None,
+            change: Callable[[str], str] = lambda text: text,
+            known: bool = False,
+            **config: dict[str, Any],
         ) -> Pond:
+            haproxy = HAProxy([], tmp_path / "haproxy", change)
+            stack.callback(haproxy.stop)
+            if known:
+                config["ecr"] = {**config["ecr"], "balancer": haproxy.url}
             upstreams = {"docker.io": plain_registry.upstream()}
             instances = [start_millpond(upstreams, env=env, wait=False, **config) for _ in range(3)]
             for instance in instances:
                 wait_until(instance.ready, "the instance is ready")
-            servers = [Server(instance.port, instance.admin_port) for instance in instances]
-            haproxy = HAProxy(servers, tmp_path / "haproxy", change)
-            stack.callback(haproxy.stop)
+            haproxy.servers = [Server(instance.port, instance.admin_port) for instance in instances]
             return Pond(instances, haproxy.start(), plain_registry)
 
         yield start
@@ -197,7 +205,25 @@ def test_an_instance_that_dies_costs_upstream_nothing_that_ecr_has(
     assert plain_registry.served(f"/{path}/", "GET") == []
 
 
-def test_with_ecr_upstream_sends_a_blob_twice_at_most_once_to_its_home_and_once_to_the_image_s(
+def test_what_one_instance_pushes_and_another_has_is_read_there_and_upstream_sends_it_once(
+    start_pond: StartPond, plain_registry: Registry, images_directory: Path, cloud: EcrDouble
+) -> None:
+    pond = start_pond(env=cloud.environment, known=True, ecr=targets(cloud))
+    path, image = repository("once"), images.simple_image(images_directory, seed=328, layers=6, size=200_000)
+    plain_registry.push(image, path, "1")
+    plain_registry.forget()
+    base = pond.base(path)
+    pull(base, image, "1")
+    Fleet(cloud, plain_registry).arrived(image, path, "1")
+    homes = {blob.digest: pond.home(f"{base}/blobs/{blob.digest}") for blob in image.all_blobs().values()}
+    assert set(homes.values()) != {pond.home(f"{base}/manifests/1")}, "some have their home elsewhere"
+    for digest, blob in image.all_blobs().items():
+        assert fetched(plain_registry, path, blob) == blob.size
+        holders = [instance for instance in pond.instances if instance.blob_file(digest).exists()]
+        assert holders == [pond.instance(homes[digest])], "and nobody else keeps it"
+
+
+def test_without_the_balancers_address_upstream_sends_a_blob_to_its_home_and_to_the_image_s(
     start_pond: StartPond, plain_registry: Registry, images_directory: Path, cloud: EcrDouble
 ) -> None:
     """deploy/sizing.md says so: the instance that pushes an image fetches for itself what has its home elsewhere."""

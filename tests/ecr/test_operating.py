@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from tests.support.ecr import EcrDouble
 from tests.support.images import Manifest
 from tests.support.millpond import Millpond
 from tests.support.programs import environment
-from tests.support.pulls import pull
+from tests.support.pulls import get, pull
 from tests.support.registry import Registry
 from tests.support.waiting import wait_until
 
@@ -214,3 +215,25 @@ def test_an_account_that_refuses_does_not_keep_a_sync_waiting(
     cloud.behave()
     assert ecr(millpond, "retry").stdout == "1 image begins at once\n"
     fleet.arrived(image, path, "1")
+
+
+def test_what_was_pushed_a_moment_ago_is_read_from_ecr_though_it_was_missing_before(
+    start_millpond: StartMillpond, fleet: Fleet, cloud: EcrDouble, images_directory: Path, tmp_path: Path
+) -> None:
+    """A push that ends makes the readers forget what they missed, which is made to last for ever here."""
+    (tmp_path / "sitecustomize.py").write_text("import proxy.pull.near\nproxy.pull.near.MISS_SECONDS = 1e6\n")
+    unforgetting = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{_ROOT}"}
+    upstreams = {"docker.io": fleet.upstream.upstream()}
+    millpond = start_millpond(upstreams, env=cloud.environment | unforgetting, ecr=targets(cloud))
+    path, image = repository("again"), images.simple_image(images_directory, seed=830, layers=2)
+    fleet.upstream.push(image, path, "1")
+    base = f"{millpond.url}/v2/docker.io/{path}"
+    pull(base, image, "1")
+    fleet.arrived(image, path, "1")
+    wait_until(lambda: status(millpond)["targets"][0]["done"] == 1, "the push to dev has ended")
+    layer = image.blobs[-1]
+    millpond.blob_file(layer.digest).write_bytes(b"damaged")
+    fleet.upstream.forget()
+    reply = get(f"{base}/blobs/{layer.digest}")
+    assert (reply.headers["x-millpond"], reply.body) == ("ecr", layer.read())
+    assert fleet.upstream.served(f"/{path}/", "GET") == []

@@ -82,7 +82,7 @@ async def house(
         listings = Listings(manifests, cache.catalog, registries, policies=policies, clock=clock)
         for part in (blobs, manifests, listings):
             stack.push_async_callback(part.close)
-        supply = PullSupply(manifests, blobs, listings, registries, ticks)
+        supply = PullSupply(manifests, blobs, listings, registries, clock=ticks)
         namespace = Namespace({name: name for name in urls}, next(iter(urls)))
         served: list[Served] = []
         port = RegistryPort(namespace, Handlers(manifests, blobs, listings), (served.append,))

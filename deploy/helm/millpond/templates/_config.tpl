@@ -3,6 +3,8 @@ The configuration: .Values.config as it stands, and below it what the chart know
   - addresses: probes and Prometheus come from outside the pod
   - the cache's directory; in mode central nearly the whole volume, in mode node a part of a disk that is not ours alone
   - registry.tls when Millpond ends TLS itself
+  - several instances with ECR targets: ecr.balancer, so that what is pushed is read from the instance that has it. With
+    TLS at HAProxy that is left to the values: only they know a name that its certificate has
   - in mode node with a parent: each upstream's URL, in containerd's path style, which keeps the registries apart
 */ -}}
 {{- define "millpond.config" -}}
@@ -25,6 +27,12 @@ The configuration: .Values.config as it stands, and below it what the chart know
 {{- $own := dict "registry" $registry "admin" (dict "listen" "0.0.0.0:5001") "cache" $cache -}}
 {{- range $section, $keys := $own -}}
 {{- $_ := set $config $section (merge (deepCopy (default dict (get $config $section))) $keys) -}}
+{{- end -}}
+{{- $ecr := default dict $config.ecr -}}
+{{- $several := and (include "millpond.hasHaproxy" .) (gt (int (include "millpond.maxReplicas" .)) 1) -}}
+{{- if and $ecr.targets $several (not .Values.tls.enabled) (not (hasKey $ecr "balancer")) -}}
+{{- $address := printf "http://%s:%v" (include "millpond.serviceHost" .) .Values.service.port -}}
+{{- $_ := set $config "ecr" (merge (dict "balancer" $address) $ecr) -}}
 {{- end -}}
 {{- if and (eq .Values.mode "node") .Values.node.parent -}}
 {{- $parent := trimSuffix "/" .Values.node.parent -}}
