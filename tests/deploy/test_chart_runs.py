@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -41,27 +42,49 @@ def image(plain_registry: Registry, images_directory: Path) -> str:
 class Instance:
     """Millpond with exactly the file that the chart renders; what a pod would have of its own comes by environment."""
 
-    def __init__(self, values: Values, directory: Path, secrets: dict[str, Path] | None = None) -> None:
+    def __init__(
+        self,
+        values: Values,
+        directory: Path,
+        secrets: dict[str, Path] | None = None,
+        *,
+        host: str = "127.0.0.1",
+        ports: tuple[int, int] | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         directory.mkdir()
-        self.port, self.admin_port = free_port(), free_port()
+        self.port, self.admin_port = ports or (free_port(), free_port())
+        self.log = directory / "log"
         text = str(one(render(values), "ConfigMap")["data"]["millpond.yaml"])
         for inside, outside in (secrets or {}).items():
             assert inside in text
             text = text.replace(inside, str(outside))
         file = directory / "millpond.yaml"
         file.write_text(text)
-        env = {
+        self._env = {
             "MILLPOND_CONFIG": str(file),
-            "MILLPOND_REGISTRY__LISTEN": f"127.0.0.1:{self.port}",
-            "MILLPOND_ADMIN__LISTEN": f"127.0.0.1:{self.admin_port}",
+            "MILLPOND_REGISTRY__LISTEN": f"{host}:{self.port}",
+            "MILLPOND_ADMIN__LISTEN": f"{host}:{self.admin_port}",
             "MILLPOND_CACHE__DIRECTORY": str(directory / "cache"),
             "PYTHONPATH": str(Path(__file__).parents[2]),
+            **(env or {}),
         }
-        self._process = Process([sys.executable, "-m", "proxy.cli", "serve"], directory / "log", env)
+        self._ready = f"http://{host}:{self.admin_port}/readyz"
+        self._process = Process([sys.executable, "-m", "proxy.cli", "serve"], self.log, self._env)
 
     def __enter__(self) -> Self:
-        self._process.wait_ready(lambda: accepts(self.admin_port) and accepts(self.port))
+        self._process.wait_ready(self._is_ready)
         return self
+
+    def exec(self, *command: str) -> str:
+        """What the program `millpond` prints in the pod: with its files and its environment. It must succeed."""
+        return run([sys.executable, "-m", "proxy.cli", *command], env=self._env)
+
+    def _is_ready(self) -> bool:
+        try:
+            return get(self._ready, timeout=2).status == 200
+        except OSError:
+            return False
 
     def __exit__(self, *_: object) -> None:
         self._process.stop()
