@@ -9,11 +9,12 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlencode
 
 from proxy.oci.errors import Denied, UpstreamFailure, UpstreamInvalid, UpstreamUnreachable
+from proxy.oci.secret import Secret
 from proxy.upstream.breaker import Clock
 from proxy.upstream.challenge import parse_challenges
 from proxy.upstream.endpoint import Endpoint, Observer, Timeouts
@@ -21,6 +22,7 @@ from proxy.upstream.exchange import Exchange
 from proxy.upstream.failures import credentials_hint, refusal
 from proxy.upstream.guard import Guard, Target
 from proxy.upstream.retry import retried
+from proxy.upstream.transport import Fields
 
 # The default of Docker's token specification, which also says that no token lives for less.
 DEFAULT_LIFETIME: Final = 60.0
@@ -56,7 +58,7 @@ class _Bearer:
 
 @dataclass(frozen=True, slots=True)
 class _Token:
-    header: str = field(repr=False)
+    header: Secret
     made_at: float
     refresh_at: float
     expires_at: float
@@ -82,15 +84,15 @@ class Authenticator:
         self._observer = observer
         self._clock = clock
         self.uses_tokens = False  # whether upstream's latest challenge was for a token
-        self._basic: str | None = None  # once upstream has asked for it
-        self._given: str | None = None  # the latest that has been made of credentials
+        self._basic: Secret | None = None  # once upstream has asked for it
+        self._given: Secret | None = None  # the latest that has been made of credentials
         self._given_at = 0.0
         self._bearer: _Bearer | None = None  # upstream's latest challenge: a guess for repositories not yet seen
         self._bearers: OrderedDict[str | None, _Bearer] = OrderedDict()
         self._tokens: OrderedDict[_Bearer, _Token] = OrderedDict()
         self._fetches: dict[_Bearer, asyncio.Task[_Token]] = {}
 
-    async def header(self, path: str | None) -> str | None:
+    async def header(self, path: str | None) -> Secret | None:
         """What to send with a request about repository `path` (None: about none), by what upstream asked for before."""
         if self._basic is not None:
             self._basic = await self._credentials()
@@ -98,7 +100,7 @@ class Authenticator:
         bearer = self._bearers.get(path) or (self._bearer.for_path(path) if self._bearer else None)
         return await self._token(bearer, path) if bearer else None
 
-    async def answer(self, path: str | None, challenges: Sequence[str]) -> str:
+    async def answer(self, path: str | None, challenges: Sequence[str]) -> Secret:
         """The answer to the WWW-Authenticate lines of a 401, which are remembered.
 
         Raises:
@@ -129,7 +131,7 @@ class Authenticator:
             f"upstream {self._endpoint.name} answered 401 without a Bearer or Basic challenge that can be answered"
         )
 
-    def is_stale(self, header: str, status: int) -> bool:
+    def is_stale(self, header: Secret, status: int) -> bool:
         """Whether `status` may be for the age of `header`, so that the request is worth another one.
 
         Where Millpond logs in, such a refusal looks like that of a forbidden repository, which must not cost a login
@@ -143,7 +145,7 @@ class Authenticator:
         # One that is not here any more has been dropped meanwhile: there is a newer one to be had for nothing.
         return all(self._clock() - made_at >= FRESH for made_at in made)
 
-    def drop(self, path: str | None, header: str) -> None:
+    def drop(self, path: str | None, header: Secret) -> None:
         """Forget what did not work: the next challenge counts. A newer token that others fetched meanwhile stays."""
         self._bearers.pop(path, None)
         if header == self._basic:
@@ -158,7 +160,7 @@ class Authenticator:
             fetch.cancel()
         await asyncio.gather(*fetches, return_exceptions=True)
 
-    async def _token(self, bearer: _Bearer, path: str | None) -> str:
+    async def _token(self, bearer: _Bearer, path: str | None) -> Secret:
         token = self._tokens.get(bearer)
         if token is not None:
             self._tokens.move_to_end(bearer)
@@ -201,13 +203,12 @@ class Authenticator:
         url = bearer.realm.path
         if query:
             url += ("&" if "?" in url else "?") + query
-        headers = {"Accept": "application/json"}
-        if self._endpoint.has_credentials:
-            headers["Authorization"] = await self._credentials()
+        given = await self._credentials() if self._endpoint.has_credentials else None
         target = bearer.realm.at(url)
         asked_at = self._clock()
 
         async def once() -> bytes:
+            headers: Fields = {"Accept": "application/json", **({"Authorization": given} if given else {})}
             async with await self._exchange.send("GET", target, headers, "token") as reply:
                 if reply.status in (401, 403):
                     raise await refusal(reply, self._endpoint, "token", path)
@@ -220,9 +221,9 @@ class Authenticator:
         try:
             return self._parse(await retried(once), target, asked_at)
         except Denied:
-            if not self._refused(headers.get("Authorization")):
+            if not self._refused(given):
                 raise
-            headers["Authorization"] = await self._credentials()
+            given = await self._credentials()
             return self._parse(await retried(once), target, asked_at)
 
     def _parse(self, body: bytes, target: Target, asked_at: float) -> _Token:
@@ -240,18 +241,21 @@ class Authenticator:
         if isinstance(lifetime, bool) or not isinstance(lifetime, int | float) or not lifetime > 0:
             lifetime = DEFAULT_LIFETIME
         lifetime = min(max(lifetime, SHORTEST_LIFETIME), LONGEST_LIFETIME)
-        return _Token(f"Bearer {value}", asked_at, asked_at + lifetime * REFRESH_AT, asked_at + lifetime)
+        return _Token(Secret(f"Bearer {value}"), asked_at, asked_at + lifetime * REFRESH_AT, asked_at + lifetime)
 
-    async def _credentials(self) -> str:
-        username, password = self._endpoint.username, self._endpoint.password
+    async def _credentials(self) -> Secret:
         if self._endpoint.login is not None:
             username, password = await self._endpoint.login()
-        given = "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode()
+        else:
+            assert self._endpoint.username is not None
+            assert self._endpoint.password is not None
+            username, password = self._endpoint.username, self._endpoint.password.reveal()
+        given = Secret("Basic " + base64.b64encode(f"{username}:{password}".encode()).decode())
         if given != self._given:
             self._given, self._given_at = given, self._clock()
         return given
 
-    def _refused(self, header: str | None) -> bool:
+    def _refused(self, header: Secret | None) -> bool:
         """Have a login made anew whose latest result has been refused. Whether that can be done."""
         if self._endpoint.forget is None:
             return False

@@ -1,6 +1,6 @@
 """`Registry`: one upstream as a source of manifests and blobs. The table of contents of this package.
 
-retry   what has a chance, three times           retry.py
+retry   what has a chance, five times            retry.py
 walk    redirects by hand, 401 answered          walk.py, guard.py
 auth    tokens, one fetch for many callers       auth.py, challenge.py
 exchange  breaker, quota, 429 and 5xx            exchange.py, breaker.py, limits.py

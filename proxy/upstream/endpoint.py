@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
+from proxy.oci.secret import Secret
 from proxy.upstream.limits import RateLimit
 
 # containerd gives a mirror 30 s to dial and 30 s to answer: with these, a dead upstream is known before that.
@@ -28,7 +29,7 @@ class Endpoint:
     token_hosts: tuple[str, ...] = ()  # `host` or `host:port`, besides the upstream's own: where credentials may go
     ca_file: Path | None = None  # trusted in addition to the system's authorities
     username: str | None = None
-    password: str | None = field(default=None, repr=False)
+    password: Secret | None = None
     # Instead of the two: asked each time they are needed; raises Denied, UpstreamFailure or UpstreamInvalid.
     login: Callable[[], Awaitable[tuple[str, str]]] | None = field(default=None, repr=False)
     forget: Callable[[], None] | None = field(default=None, repr=False)  # told when what it gave was refused

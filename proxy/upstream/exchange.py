@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Final
 
 from proxy.oci.errors import UpstreamFailure, UpstreamLimited
@@ -12,7 +11,7 @@ from proxy.upstream.endpoint import Endpoint, Observer
 from proxy.upstream.failures import Broken, Internal, explanation
 from proxy.upstream.guard import Target
 from proxy.upstream.limits import RateLimit, parse_rate_limit, parse_retry_after
-from proxy.upstream.transport import Reply, Transport
+from proxy.upstream.transport import Fields, Reply, Transport
 
 # Not 501: it says "never", as a 405 does.
 _FAILING: Final = {500: Internal, 502: Broken, 503: Broken, 504: Broken}
@@ -30,7 +29,7 @@ class Exchange:
         self._breakers = Breakers(clock)
         self.rate_limit: RateLimit | None = None
 
-    async def send(self, method: str, target: Target, headers: Mapping[str, str], noun: str) -> Reply:
+    async def send(self, method: str, target: Target, headers: Fields, noun: str) -> Reply:
         """One request and its reply, which is never a 429 nor a failure of the server.
 
         Raises:

@@ -69,7 +69,8 @@ def credentials_hint(endpoint: Endpoint) -> str:
 
 
 async def explanation(reply: Reply) -> str:
-    """Upstream's own words about an error, made harmless, as `: words`; empty when there are none. Closes the reply."""
+    """Upstream's own words about an error, made harmless, as `: words`; empty when there are none, or when they repeat
+    a secret that was sent. Closes the reply."""
     try:
         body = await reply.read(MAX_ERROR_BODY, within=MESSAGE_TIMEOUT)
         errors = json.loads(body)["errors"]
@@ -79,4 +80,4 @@ async def explanation(reply: Reply) -> str:
     finally:
         await reply.aclose()
     text = "".join(c if c.isprintable() else " " for c in "; ".join(filter(None, words)))
-    return f": {text[:MAX_MESSAGE]!r}" if text else ""
+    return f": {text[:MAX_MESSAGE]!r}" if text and not reply.repeats_a_secret(text) else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -22,6 +23,8 @@ from proxy.upstream.walk import Walker
 MAX_TAGS: Final = 1000
 # Ten thousand tags of full length, for registries that ignore n.
 MAX_TAGS_BODY: Final = 2 * 1024 * 1024
+# Characters of a Link header: half of the longest URL that is followed, so that what is looked at is followed too.
+MAX_LINK: Final = 8 * 1024
 # Pages of referrers that are merged into one; a hundred signatures fill one or two.
 MAX_PAGES: Final = 20
 
@@ -63,10 +66,11 @@ class Lists:
         if not isinstance(entries, list | None):
             raise self._nonsense("tags", path)
         found = [entry for entry in entries or () if _is_tag(entry)]  # null where there are none
-        if len(found) > wanted:
-            # It ignores n, then perhaps last and the order too (distribution sorts only when n is given).
+        if len(found) > wanted or last in found:
+            # It ignores n, or last as distribution 2.8 does, then perhaps the order too. What comes before last is no
+            # sign of that: GHCR lists in the order of time.
             found = sorted(tag for tag in found if last is None or tag > last)
-        more = wanted > 0 and (_next(reply) is not None or len(found) > wanted)
+        more = wanted > 0 and (next_page(reply.headers("link")) is not None or len(found) > wanted)
         return TagPage(tuple(found[:wanted]), more)
 
     async def referrers(self, path: str, digest: Digest, artifact_type: str | None) -> Referrers:
@@ -89,7 +93,7 @@ class Lists:
                 merged, body = page, raw  # a single page stays as it came
             if len(merged["manifests"]) > MAX_DESCRIPTORS:
                 raise UpstreamInvalid(f"upstream {self._endpoint.name} lists more than {MAX_DESCRIPTORS} referrers")
-            link = _next(reply)
+            link = next_page(reply.headers("link"))
             if link is None:
                 return Referrers(body, filtered)
             target = self._guard.page(target, link)
@@ -115,8 +119,9 @@ class Lists:
         )
 
 
-def _next(reply: Reply) -> str | None:
-    match = _NEXT.search(",".join(reply.headers("link"))[:8192])
+def next_page(lines: Sequence[str]) -> str | None:
+    """Where the lines of a Link header say that the next page is, as it stands there; None without one."""
+    match = _NEXT.search(",".join(lines)[:MAX_LINK])
     return match.group(1) if match else None
 
 

@@ -10,7 +10,9 @@ import stamina
 from proxy.upstream.failures import Broken, Internal
 from proxy.upstream.transport import ConnectionFailed
 
-ATTEMPTS: Final = 3
+# Where one connection in ten fails, one request in 100,000 still does; with three tries it would be one in 1,000, and a
+# storm of nodes makes thousands, each of which all nodes wait for.
+ATTEMPTS: Final = 5
 # All tries together: well within the 30 s after which containerd gives up on a mirror.
 TOTAL: Final = 10.0
 FIRST_WAIT: Final = 0.1

@@ -7,7 +7,7 @@ import base64
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final, Self
 
 import aiohttp
@@ -18,6 +18,7 @@ from httpx_aiohttp.transport import AiohttpResponseStream, AiohttpTransport, map
 
 from proxy import __version__
 from proxy.oci.errors import MillpondError, UpstreamInvalid, UpstreamTimeout, UpstreamUnreachable
+from proxy.oci.secret import Secret
 from proxy.upstream.endpoint import Endpoint, Timeouts
 from proxy.upstream.guard import Guard, Target
 from proxy.upstream.proxies import host_of, proxy_for
@@ -27,8 +28,15 @@ CHUNK_SIZE: Final = 1024 * 1024
 # Enough for eight large blobs in parallel ranges; a host is not asked for more at once. There is no limit over all
 # hosts: blobs of one CDN must not keep the manifests of another registry waiting.
 CONNECTIONS_PER_HOST: Final = 64
-# Registries and load balancers close idle connections after 60 s or more: drop ours first.
+# Registries and load balancers close idle connections after 60 s or more: drop ours first. Half of the read deadline at
+# most: aiohttp (3.14.5) may leave that deadline running behind a body whose end it parsed while reading was paused, and
+# whoever took the connection out of the pool after it had passed would be told at once that nothing came in time.
 IDLE_CONNECTION: Final = 45.0
+# A query of so many characters may be a signature; those of the registry API (n, last, artifactType) may be repeated.
+SIGNED_QUERY: Final = 64
+
+Fields = Mapping[str, str | Secret]
+"""A request's headers. What is secret among them is revealed here, where it is sent."""
 
 
 class ConnectionFailed(UpstreamUnreachable):
@@ -41,11 +49,15 @@ class Reply:
     Iterating yields raw bytes as they arrive, never content-decoded.
     """
 
-    def __init__(self, target: Target, response: httpx.Response, proxied: str | None) -> None:
+    def __init__(
+        self, target: Target, response: httpx.Response, proxied: str | None, secrets: Sequence[Secret] = ()
+    ) -> None:
+        """`secrets` are what was sent, and what is not to be repeated from the answer."""
         self.target: Final = target
         self.status: Final = response.status_code
         self._response = response
         self._proxied = proxied
+        self._secrets = secrets
         self._body = response.aiter_raw()
 
     def header(self, name: str) -> str | None:
@@ -61,6 +73,12 @@ class Reply:
         """Content-Length in bytes; None when it is missing or not a number."""
         text = self.header("content-length")
         return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 20 else None
+
+    def repeats_a_secret(self, text: str) -> bool:
+        """Whether `text`, of this answer, has in it what was secret in the request: some gateways echo it."""
+        _, _, query = self.target.path.partition("?")
+        kept = [secret.reveal().rpartition(" ")[2] for secret in self._secrets]
+        return any(part in text for part in (*kept, *([query] if len(query) >= SIGNED_QUERY else ())))
 
     async def read(self, limit: int, *, within: float) -> bytes:
         """The whole body, of at most `limit` bytes, in `within` seconds.
@@ -113,10 +131,11 @@ class Transport:
         self._guard = guard
         self._whole = timeouts.pool + timeouts.read
         self._timeout = {"connect": timeouts.connect, "read": timeouts.read, "pool": timeouts.pool}
+        self._idle = min(IDLE_CONNECTION, timeouts.read / 2)
         self._tls: ssl.SSLContext | None = None
         self._routes: dict[tuple[str | None, bool], AiohttpTransport] = {}
 
-    async def send(self, method: str, target: Target, headers: Mapping[str, str], *, bulk: bool = False) -> Reply:
+    async def send(self, method: str, target: Target, headers: Fields, *, bulk: bool = False) -> Reply:
         """Make one request, nothing followed or repeated. `bulk` (blobs) has connections of its own.
 
         Raises:
@@ -130,7 +149,7 @@ class Transport:
                 "Host": target.authority,
                 "User-Agent": f"millpond/{__version__}",
                 "Accept-Encoding": "identity",  # what is cached and hashed are the registry's own bytes
-                **headers,
+                **{name: value.reveal() if isinstance(value, Secret) else value for name, value in headers.items()},
             },
             extensions={"timeout": self._timeout, "target": target.url},
         )
@@ -138,8 +157,12 @@ class Transport:
             # Over the whole, because headers dribbled byte by byte renew the deadline between reads each time.
             async with asyncio.timeout(self._whole):
                 response = await self._route(proxy, bulk).handle_async_request(request)
-            return Reply(target, response, host_of(proxy))
+            return Reply(target, response, host_of(proxy), self._secrets_in(headers))
         raise translation.error
+
+    def _secrets_in(self, headers: Fields) -> list[Secret]:
+        own = [self._endpoint.password] if self._endpoint.password is not None else []
+        return own + [value for value in headers.values() if isinstance(value, Secret)]
 
     async def aclose(self) -> None:
         routes, self._routes = list(self._routes.values()), {}
@@ -152,7 +175,7 @@ class Transport:
             # A forward proxy resolves names itself, and may well be at a private address.
             resolver = _GuardedResolver(self._guard) if proxy is None else None
             try:
-                route = _Route(self._tls_context(), httpx.Proxy(proxy) if proxy else None, resolver)
+                route = _Route(self._tls_context(), httpx.Proxy(proxy) if proxy else None, resolver, self._idle)
             except (ValueError, httpx.InvalidURL):
                 raise UpstreamUnreachable("the proxy in HTTP_PROXY, HTTPS_PROXY or ALL_PROXY is not a URL") from None
             self._routes[proxy, bulk] = route
@@ -185,13 +208,18 @@ class _Route(AiohttpTransport):
     """
 
     def __init__(
-        self, tls: ssl.SSLContext, proxy: httpx.Proxy | None, resolver: aiohttp.abc.AbstractResolver | None
+        self,
+        tls: ssl.SSLContext,
+        proxy: httpx.Proxy | None,
+        resolver: aiohttp.abc.AbstractResolver | None,
+        idle: float,
     ) -> None:
+        """`idle`: seconds after which a connection that nobody uses is closed."""
         connector = aiohttp.TCPConnector(
             ssl=tls,
             limit=0,
             limit_per_host=CONNECTIONS_PER_HOST,
-            keepalive_timeout=IDLE_CONNECTION,
+            keepalive_timeout=idle,
             resolver=resolver,
         )
         self._session = aiohttp.ClientSession(

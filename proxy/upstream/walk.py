@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from proxy.oci.errors import UpstreamInvalid
+from proxy.oci.secret import Secret
 from proxy.upstream.auth import Authenticator
 from proxy.upstream.endpoint import Endpoint, Timeouts
 from proxy.upstream.exchange import Exchange
@@ -94,7 +95,7 @@ class Walker:
 
     async def _authorized(
         self, method: str, target: Target, path: str | None, headers: Mapping[str, str], noun: str
-    ) -> tuple[Reply, dict[str, str]]:
+    ) -> tuple[Reply, dict[str, Secret]]:
         """The first hop. What is refused with a header that is stale is asked again without one, for a fresh challenge:
         nvcr.io's is another one after a token has expired."""
         header = await self._auth.header(path)
@@ -111,7 +112,7 @@ class Walker:
         return reply, sent
 
     async def _send(
-        self, method: str, target: Target, headers: Mapping[str, str], header: str | None, noun: str
-    ) -> tuple[Reply, dict[str, str]]:
+        self, method: str, target: Target, headers: Mapping[str, str], header: Secret | None, noun: str
+    ) -> tuple[Reply, dict[str, Secret]]:
         sent = {"Authorization": header} if header else {}
         return await self._exchange.send(method, target, {**headers, **sent}, noun), sent

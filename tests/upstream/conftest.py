@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import pytest
 
+from proxy.oci.secret import Secret
 from proxy.upstream.client import Registry
 from proxy.upstream.endpoint import Endpoint, Timeouts
 from proxy.upstream.limits import RateLimit
@@ -65,6 +66,8 @@ async def connect() -> AsyncIterator[Connect]:
 
     def make(url: str, **settings: Any) -> Registry:
         others = {key: settings.pop(key) for key in ("timeouts", "observer", "clock") if key in settings}
+        if settings.get("password") is not None:
+            settings["password"] = Secret(settings["password"])
         made.append(Registry(Endpoint(**{"name": "example.test", "url": url, **settings}), **others))
         return made[-1]
 

@@ -241,10 +241,10 @@ async def test_an_endless_error_page_is_not_read(upstream: ScriptedUpstream, con
     assert upstream.sent_of("/manifests/") < 32 << 20
 
 
-async def test_what_can_pass_is_tried_three_times_and_the_rest_once(
+async def test_what_can_pass_is_tried_five_times_and_the_rest_once(
     upstream: ScriptedUpstream, image: Digest, connect: Connect
 ) -> None:
-    for status, tries in ((503, 3), (502, 3), (504, 3), (500, 2), (404, 1), (400, 1), (429, 1)):
+    for status, tries in ((503, 5), (502, 5), (504, 5), (500, 2), (404, 1), (400, 1), (429, 1)):
         upstream.requests.clear()
         upstream.script("/manifests/", then=refuse(status))
         with pytest.raises(MillpondError):

@@ -12,6 +12,7 @@ from proxy.oci.digest import Digest
 from proxy.oci.errors import BlobUnknown, ManifestUnknown, UpstreamInvalid
 from proxy.oci.manifest import OCI_INDEX
 from proxy.oci.names import Tag
+from proxy.oci.secret import Secret
 from proxy.oci.source import Source
 from proxy.upstream.client import Registry
 from proxy.upstream.endpoint import Endpoint
@@ -62,7 +63,7 @@ async def subject(request: pytest.FixtureRequest, images_directory: Path) -> Asy
         program.url,
         ca_file=program.authority.ca_file if program.authority else None,
         username=USER if known else None,
-        password=PASSWORD if known else None,
+        password=Secret(PASSWORD) if known else None,
     )
     registry = Registry(endpoint)
     yield Subject(registry, path, index)
