@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from math import isfinite
 from typing import Final
 
 from proxy.cache.ledger import Record
@@ -177,14 +178,14 @@ class Catalog:
             name, _, item = rest.partition(" ")
             try:
                 if kind == "t":
-                    tag = TagRecord(parse(str(record[0])), float(record[1]))
+                    tag = TagRecord(parse(str(record[0])), _moment(record[1]))
                     self._of(_repository(name)).point(item, tag)
                 elif kind == "m":
                     media_type, *names = record
-                    parsed = [(parse(str(found)), int(size)) for found, size in names]
+                    parsed = [(parse(str(found)), _size(size)) for found, size in names]
                     self._add(_repository(name), parse(item), str(media_type), parsed)
                 elif kind == "h":
-                    size, digest = int(record[0]), parse(item)
+                    size, digest = _size(record[0]), parse(item)
                     self._seen.setdefault(digest, {})[_repository(name)] = size
             except (ValueError, TypeError, IndexError, OverflowError, MillpondError):
                 continue
@@ -226,3 +227,17 @@ class Catalog:
 def _repository(text: str) -> Repository:
     upstream, _, path = text.partition("/")
     return Repository.parse(upstream, path)
+
+
+def _size(value: object) -> int:
+    """It goes out as Content-Length."""
+    if not isinstance(value, int) or not 0 <= value < 1 << 63:
+        raise ValueError("not a size")
+    return value
+
+
+def _moment(value: float) -> float:
+    """JSON has NaN and Infinity here: such a tag would never stand in for an upstream that fails."""
+    if not isfinite(value):
+        raise ValueError("not a moment")
+    return float(value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from math import isfinite
 
 from proxy.cache.ledger import Record
 from proxy.oci.digest import Digest
@@ -92,7 +93,7 @@ class Index:
                 entry = Entry(int(size), int(changed), float(used))
             except (TypeError, ValueError, OverflowError):
                 continue
-            if entry.size >= 0:
+            if entry.size >= 0 and isfinite(entry.used):  # JSON has NaN here, which has no place in an order
                 entries[digest] = entry
         self._entries = OrderedDict(
             (digest, entries[digest]) for digest in sorted(entries, key=lambda key: entries[key].used)

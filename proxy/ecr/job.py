@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, Final, Literal, get_args
 
 from proxy.oci.digest import Digest
@@ -94,6 +95,8 @@ def parse_job(key: str, record: list[Any]) -> Job | None:
         version, state, added, checked, not_before, attempts, misses, reason, note, tags, clashed, children = record
         if version != _FORMAT or state not in get_args(State) or not slash:
             return None
+        if not all(isfinite(moment) for moment in (added, checked, not_before)):
+            return None  # JSON has Infinity and NaN here; such a job would wait for ever
         return Job(
             target,
             Repository.parse(upstream, path),
@@ -110,5 +113,5 @@ def parse_job(key: str, record: list[Any]) -> Job | None:
             not_before=float(not_before),
             checked=float(checked),
         )
-    except (ValueError, TypeError, AttributeError, MillpondError):
+    except (ValueError, TypeError, AttributeError, OverflowError, MillpondError):
         return None

@@ -116,7 +116,8 @@ def _media_type(document: dict[str, Any], content_type: str) -> str:
         return OCI_INDEX if "manifests" in document else OCI_MANIFEST
     if not _MEDIA_TYPE.match(media_type):
         raise UpstreamInvalid(f"{media_type!r:.100} is not a media type")
-    return media_type
+    # What is read again from the disk, with this as its header, must be the same manifest.
+    return media_type.lower()
 
 
 def _descriptors(document: dict[str, Any], key: str) -> tuple[Descriptor, ...]:

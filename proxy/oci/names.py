@@ -37,14 +37,14 @@ class Repository:
         Raises:
             NameInvalid: the path breaks the grammar of the distribution specification or its length.
         """
-        if len(path) > MAX_NAME or not _NAME.match(path):
+        full = f"library/{path}" if upstream == DOCKER_HUB and "/" not in path else path
+        # What is checked is what is kept: a repository must be readable again from its own name.
+        if len(full) > MAX_NAME or not _NAME.match(full):
             raise NameInvalid(
                 f"{path[:160]!r} is not a repository name: expected at most {MAX_NAME} characters, lower-case letters, "
                 "digits and single separators (. _ __ -) in parts joined by /"
             )
-        if upstream == DOCKER_HUB and "/" not in path:
-            path = f"library/{path}"
-        return cls(upstream, path)
+        return cls(upstream, full)
 
 
 class Tag(str):
