@@ -50,9 +50,18 @@ class Limits:
     """What a running response gets after `Server.stop()`."""
     max_header_bytes: int = 64 * 1024
     """A request's head: names are at most 255 characters, but tokens of some clients run to 16 KiB."""
+    max_url_bytes: int = 8 * 1024
+    """A request's path and query: the longest names, tags and filters of the protocol together are below 2 KiB."""
+    max_connections: int | None = None
+    """One more is told to come again. None: MAX_CONNECTIONS, or as many as this process may have files open for."""
+    max_connections_per_address: int | None = None
+    """None: no limit, for many nodes may come from one address (NAT, a balancer)."""
 
 
 DEFAULT_LIMITS = Limits()
+
+MAX_CONNECTIONS = 10_000
+"""A thousand nodes that pull three layers each, three times over. An idle one costs some 20 KiB."""
 
 
 def open_socket(listener: Listener) -> socket.socket:

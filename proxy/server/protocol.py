@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from proxy.oci.errors import MillpondError
 from proxy.server import pump, sendfile
+from proxy.server.certificate import client_names
 from proxy.server.joined import JoinedWrites
 from proxy.server.listener import Limits
 
@@ -40,6 +41,8 @@ _silent.disabled = True
 
 MAX_PIPELINED = 64
 """Requests that may queue behind a running one: no client pipelines, and one read could hold ten thousand of them."""
+RETRY_AFTER = 5
+"""Seconds after which a client that was one too many may come again: most pulls of a storm take about as long."""
 
 
 class Refused(Exception):
@@ -66,6 +69,10 @@ class Connection(HttpToolsProtocol):
         self._in_message = False
         self._head_received = 0
         self._head_parsed = 0
+        self.surplus = False
+        """Whether there were too many connections when this one came."""
+        self.counted_as = ""
+        """The client's address, by which the census knows this connection."""
         self._refused = False
         self._refusal = (400, "UNSUPPORTED", "this is not an HTTP/1.1 request")
 
@@ -76,6 +83,7 @@ class Connection(HttpToolsProtocol):
         # kept, because a TLS transport forgets it when it closes
         self.sock: socket.socket = transport.get_extra_info("socket")
         self._joined = JoinedWrites(transport)
+        self._client_names = client_names(transport.get_extra_info("peercert"))
         self._arm_deadline()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -89,7 +97,7 @@ class Connection(HttpToolsProtocol):
         if self.scheme == "http":
             pump.hang_up(self.sock)  # a thread may hold a duplicate
         super().connection_lost(exc)
-        self.state.connection_lost()
+        self.state.connection_lost(self.counted_as)
 
     @property
     def responding(self) -> bool:
@@ -122,12 +130,18 @@ class Connection(HttpToolsProtocol):
         self._head_received = self._head_parsed = 0
 
     def on_url(self, url: bytes) -> None:
-        self._count_head(len(url))
         super().on_url(url)
+        if len(self.url) > self.limits.max_url_bytes:
+            message = f"the request's path and query are longer than {self.limits.max_url_bytes} bytes"
+            self._refusal = (414, "UNSUPPORTED", message)
+            raise Refused
+        self._count_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count_head(len(name) + len(value) + len(b": \r\n"))
-        super().on_header(name, value)
+        # What trails a body is no header (RFC 9110, 6.5.1): it would add to those that a forwarder has set.
+        if self._in_head:
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
@@ -135,6 +149,8 @@ class Connection(HttpToolsProtocol):
         if len(self.pipeline) >= MAX_PIPELINED:
             self._refusal = (400, "UNSUPPORTED", f"more than {MAX_PIPELINED} requests at once")
             raise Refused
+        if self.surplus:
+            self._refuse_surplus()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -171,6 +187,15 @@ class Connection(HttpToolsProtocol):
         self._deadline = None
         self.transport.close()
 
+    def _refuse_surplus(self) -> None:
+        """Only now: a client that is answered before it has asked takes that for noise, and not for an answer."""
+        why = self.state.census.why_not(self.counted_as)
+        if why is not None:
+            self.state.census.refuse(self.counted_as)
+            self._refusal = (503, "UNAVAILABLE", why)
+            raise Refused
+        self.surplus = False
+
     def _count_head(self, size: int) -> None:
         self._head_parsed += size
         if self._head_parsed > self.limits.max_header_bytes:
@@ -193,6 +218,8 @@ class Connection(HttpToolsProtocol):
         head = [STATUS_LINE[status]]
         for name, value in self.server_state.default_headers:
             head += [name, b": ", value, b"\r\n"]
+        if status == 503:
+            head.append(b"retry-after: %d\r\n" % RETRY_AFTER)
         head.append(b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body))
         self.transport.write(b"".join(head) + body)
         if self.transport.can_write_eof():
@@ -215,6 +242,8 @@ class Connection(HttpToolsProtocol):
     async def _respond(self, cycle: RequestResponseCycle, app: App, scope: Any, receive: Receive, _: Send) -> None:
         """Run the app. Nothing but a cancellation leaves here, so uvicorn has nothing to report."""
         scope["extensions"] = {ZERO_COPY: {}}
+        if self._client_names:
+            scope["extensions"]["tls"] = {"client_names": self._client_names}
         try:
             await app(scope, receive, partial(self._send, cycle))
         except asyncio.CancelledError:

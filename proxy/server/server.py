@@ -7,7 +7,7 @@ import contextlib
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from email.utils import formatdate
 from functools import partial
 from typing import cast
@@ -16,7 +16,9 @@ import structlog
 from uvicorn.config import Config
 
 from proxy.server import watchdog
-from proxy.server.listener import DEFAULT_LIMITS, Limits, Listener, open_socket, tls_context
+from proxy.server.census import Census
+from proxy.server.door import Door, room_for_connections
+from proxy.server.listener import DEFAULT_LIMITS, MAX_CONNECTIONS, Limits, Listener, open_socket, tls_context
 from proxy.server.protocol import App, Connection
 from proxy.server.state import State
 
@@ -31,11 +33,19 @@ class Server:
     """
 
     def __init__(
-        self, app: App, listener: Listener, limits: Limits = DEFAULT_LIMITS, *, name: str = "registry"
+        self,
+        app: App,
+        listener: Listener,
+        limits: Limits = DEFAULT_LIMITS,
+        *,
+        name: str = "registry",
+        refused: Callable[[], None] = lambda: None,
     ) -> None:
+        """`refused` is called for each connection that is one too many."""
         self.name = name
         self.listener = listener
         self.limits = limits
+        self._refused = refused
         self._app = app
         self._port = listener.port
         self._socket: socket.socket | None = None
@@ -60,6 +70,11 @@ class Server:
         """Responses in progress."""
         return 0 if self._state is None else sum(connection.responding for connection in self._state.open())
 
+    @property
+    def connections(self) -> int:
+        """Open connections, those in a TLS handshake included."""
+        return 0 if self._state is None else self._state.census.connections
+
     def stop(self) -> None:
         """Begin the drain: no new connections, idle ones close, running responses get the grace period."""
         self._stopping.set()
@@ -77,10 +92,14 @@ class Server:
         """Returns after `stop()`, when every response has ended or its grace is over."""
         self.bind()
         assert self._socket is not None
-        self._state = State(self.limits)
+        limits = self.limits
+        census = Census(
+            self._max_connections(), limits.max_connections_per_address, name=self.name, refused=self._refused
+        )
+        self._state = State(limits, census)
         try:
             async with self._housekeeping(self._state):
-                listening = await self._listen(self._socket, self._state)
+                listening = self._listen(self._socket, self._state)
                 try:
                     await self._stopping.wait()
                 finally:
@@ -97,7 +116,18 @@ class Server:
                     await asyncio.wait_for(self._state.empty.wait(), LAST_WORDS)
             self._state.close()
 
-    async def _listen(self, sock: socket.socket, state: State) -> asyncio.Server:
+    def _max_connections(self) -> int:
+        room, wanted = room_for_connections(), self.limits.max_connections
+        if wanted is not None and wanted > room:
+            structlog.get_logger().warning(
+                "fewer connections than configured: too few files may be open; raise that (ulimit -n, LimitNOFILE)",
+                server=self.name,
+                configured=wanted,
+                max_connections=room,
+            )
+        return min(room, MAX_CONNECTIONS if wanted is None else wanted)
+
+    def _listen(self, sock: socket.socket, state: State) -> Door:
         config = Config(
             self._app,
             http=Connection,
@@ -112,12 +142,12 @@ class Server:
         )
         config.load()
         loop = asyncio.get_running_loop()
-        return await loop.create_server(
+        return Door(
+            sock,
             partial(Connection, config, state, {}, loop),
-            sock=sock,
-            ssl=self._tls,
-            backlog=self.listener.backlog,
-            ssl_handshake_timeout=None if self._tls is None else self.limits.header_timeout,
+            state.census,
+            tls=self._tls,
+            handshake_timeout=self.limits.header_timeout,
         )
 
     async def _drain(self, state: State) -> None:

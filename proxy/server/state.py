@@ -7,6 +7,7 @@ from typing import cast
 
 from uvicorn.server import ServerState
 
+from proxy.server.census import Census
 from proxy.server.listener import Limits
 from proxy.server.protocol import Connection
 from proxy.server.pump import AVAILABLE, Pump
@@ -14,9 +15,10 @@ from proxy.server.sendfile import ReadAhead
 
 
 class State(ServerState):
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, census: Census) -> None:
         super().__init__()
         self.limits = limits
+        self.census = census
         self.read_ahead = ReadAhead()
         self.pump = Pump(self.read_ahead) if AVAILABLE else None
         self.empty = asyncio.Event()
@@ -30,6 +32,7 @@ class State(ServerState):
     def open(self) -> list[Connection]:
         return [cast("Connection", connection) for connection in self.connections]
 
-    def connection_lost(self) -> None:
+    def connection_lost(self, address: str) -> None:
+        self.census.left(address)
         if not self.connections:
             self.empty.set()

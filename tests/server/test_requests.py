@@ -85,9 +85,8 @@ async def test_a_response_may_take_longer_than_the_header_deadline() -> None:
     [
         b"GET / HTTP/1.1\r\nX-Large: " + b"x" * 70_000 + b"\r\n\r\n",
         b"GET / HTTP/1.1\r\n" + b"X-Many: x\r\n" * 7_000 + b"\r\n",
-        b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\n\r\n",
     ],
-    ids=["one header", "many headers", "the path"],
+    ids=["one header", "many headers"],
 )
 async def test_a_head_beyond_the_limit_is_answered_with_431(head: bytes) -> None:
     async with serving(hello) as server, Client(server.port) as client:
