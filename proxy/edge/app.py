@@ -10,6 +10,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from proxy.edge.access import AT_ONCE, Access
 from proxy.edge.handlers import Handlers
 from proxy.edge.problems import problem
 from proxy.edge.request import Request, request_id
@@ -24,9 +25,17 @@ _API_VERSION: Final = "registry/2.0"
 class RegistryPort:
     """Pulls over HTTP. Everything but GET and HEAD is refused, its body unread."""
 
-    def __init__(self, namespace: Namespace, handlers: Handlers, observers: Sequence[Observer]) -> None:
+    def __init__(
+        self,
+        namespace: Namespace,
+        handlers: Handlers,
+        observers: Sequence[Observer],
+        access: Access | None = None,
+    ) -> None:
+        """Without `access`, whoever reaches the port may pull everything."""
         self._namespace = namespace
         self._observers = observers
+        self._access = access
         self._plain: dict[Noun, Callable[[Request], Awaitable[Response]]] = {
             "ping": handlers.ping,
             "catalog": handlers.catalog,
@@ -47,8 +56,10 @@ class RegistryPort:
         began = time.monotonic()
         try:
             try:
-                response = await self._answer(scope, headers, served)
-                await response(scope, receive, meter.send)
+                request = await self._admit(scope, headers, served)
+                async with AT_ONCE if self._access is None else self._access.turn(request):
+                    response = await self._answer(request)
+                    await response(scope, receive, meter.send)
             except MillpondError as error:
                 served.why = str(error)
                 if meter.begun:
@@ -63,16 +74,25 @@ class RegistryPort:
             for observe in self._observers:
                 observe(served)
 
-    async def _answer(self, scope: Scope, headers: Headers, served: Served) -> Response:
+    async def _admit(self, scope: Scope, headers: Headers, served: Served) -> Request:
+        """Who asks comes first: a stranger learns nothing of what there is."""
         if scope["method"] not in ("GET", "HEAD"):
             raise Unsupported("this registry is a pull-through cache: it can be pulled from, not pushed to")
+        may_pull = None
+        if self._access is not None:
+            await self._access.admit(scope, headers, served)
+            may_pull = self._access.may_pull(served.user)
         route = parse(served.path, scope["query_string"].decode("ascii", "replace"), self._namespace)
         served.kind, served.upstream, served.item = route.noun, route.upstream or "", route.item
-        request = Request(scope["method"] == "HEAD", headers, route, served)
+        if route.repository is not None:
+            served.repository = route.repository.path
+        return Request(scope["method"] == "HEAD", headers, route, served, may_pull)
+
+    async def _answer(self, request: Request) -> Response:
+        route, served = request.route, request.served
         if route.repository is None:
             response = await self._plain[route.noun](request)
         else:
-            served.repository = route.repository.path
             response = await self._in_repository[route.noun](request, route.repository)
         if route.ns:
             response.headers["OCI-Namespace"] = route.ns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Final
 from urllib.parse import urlencode
 
@@ -36,7 +37,7 @@ class Handlers:
 
     async def manifest(self, request: Request, repository: Repository) -> Response:
         reference = parse_reference(request.route.item)
-        answer = await self._manifests.get(repository, reference, request.extra_types())
+        answer = await self._manifests.serve(repository, reference, request.extra_types())
         request.served.confirmed = answer.confirmed
         headers = content_headers(answer.manifest.digest, answer.origin)
         if not_modified(request.headers.get("if-none-match"), answer.manifest.digest):
@@ -68,7 +69,8 @@ class Handlers:
         limit = _limit(request)
         page = Names((), more=False, origin="hit")
         if limit:
-            page = await self._listings.tags(repository, limit, request.route.query.get("last"))
+            shown = partial(request.may_pull, repository) if request.may_pull else None
+            page = await self._listings.tags(repository, limit, request.route.query.get("last"), shown)
         return _page(request, page, limit, {"name": repository.path, "tags": page.names})
 
     async def referrers(self, request: Request, repository: Repository) -> Response:
@@ -85,7 +87,9 @@ class Handlers:
 
     async def catalog(self, request: Request) -> Response:
         limit = _limit(request)
-        page = self._listings.repositories(request.route.upstream, limit, request.route.query.get("last"))
+        may_pull = request.may_pull
+        shown = (lambda repository: may_pull(repository, None)) if may_pull else None
+        page = self._listings.repositories(request.route.upstream, limit, request.route.query.get("last"), shown)
         return _page(request, page, limit, {"repositories": page.names})
 
 

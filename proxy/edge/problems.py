@@ -17,6 +17,9 @@ _TABLE: Final[dict[type[errors.MillpondError], tuple[int, str]]] = {
     errors.PageInvalid: (400, "PAGINATION_NUMBER_INVALID"),
     errors.RangeInvalid: (416, "RANGE_INVALID"),
     errors.Unsupported: (405, "UNSUPPORTED"),
+    errors.Unauthenticated: (401, "UNAUTHORIZED"),
+    errors.AccessDenied: (403, "DENIED"),
+    errors.TooManyRequests: (429, "TOOMANYREQUESTS"),
     errors.NameUnknown: (404, "NAME_UNKNOWN"),
     errors.ManifestUnknown: (404, "MANIFEST_UNKNOWN"),
     errors.BlobUnknown: (404, "BLOB_UNKNOWN"),
@@ -30,6 +33,9 @@ _TABLE: Final[dict[type[errors.MillpondError], tuple[int, str]]] = {
     errors.DiskFailure: (503, "UNAVAILABLE"),
 }
 
+# Basic is what every client can answer; a Bearer token is taken as well from who sends one.
+_CHALLENGE: Final = 'Basic realm="Millpond", charset="UTF-8"'
+
 
 def problem(error: errors.MillpondError) -> Response:
     """The response that tells a client of `error`, in the specification's form."""
@@ -39,8 +45,10 @@ def problem(error: errors.MillpondError) -> Response:
     match error:
         case errors.RangeInvalid(size=size):
             response.headers["Content-Range"] = f"bytes */{size}"
-        case errors.UpstreamLimited(retry_after=seconds):
+        case errors.UpstreamLimited(retry_after=seconds) | errors.TooManyRequests(retry_after=seconds):
             response.headers["Retry-After"] = str(math.ceil(seconds))
+        case errors.Unauthenticated():
+            response.headers["WWW-Authenticate"] = _CHALLENGE
         case errors.Unsupported():
             response.headers["Allow"] = "GET, HEAD"
             response.headers["Connection"] = "close"  # a body may follow that nobody will read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from random import getrandbits
@@ -13,6 +14,10 @@ from starlette.datastructures import Headers
 from proxy.edge.routes import Route
 from proxy.observe.events import Served
 from proxy.oci.manifest import ACCEPT
+from proxy.oci.names import Repository
+
+MayPull = Callable[[Repository, str | None], bool]
+"""Whether a client may pull a tag, or with None at least something, of a repository."""
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 _MEDIA_TYPE: Final = re.compile(r"application/[a-z0-9][a-z0-9.+_-]{0,120}\Z")
@@ -29,6 +34,7 @@ class Request:
     headers: Headers
     route: Route
     served: Served  # what will be said of it: a handler adds what the response does not show
+    may_pull: MayPull | None = None  # of what is listed, what the client is shown; None is all of it
 
     def extra_types(self) -> tuple[str, ...]:
         """Manifest types that the client accepts beyond those that upstream is always asked for.

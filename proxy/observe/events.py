@@ -20,6 +20,7 @@ class Served:
     client: str
     method: str
     path: str
+    user: str = ""  # as whom the client has been let in; empty when it was not asked
     kind: str = ""  # manifests, blobs, tags, referrers, catalog, ping; empty when the path has no meaning
     upstream: str = ""
     repository: str = ""

@@ -7,13 +7,17 @@
     │   ├── DigestInvalid
     │   ├── PageInvalid           a page size that is not a number
     │   ├── RangeInvalid          the range starts beyond the blob; carries the size
-    │   └── Unsupported           anything but a pull
+    │   ├── Unsupported           anything but a pull
+    │   ├── Unauthenticated       no credentials, or wrong ones
+    │   ├── AccessDenied          whoever asks may not have this, by the operator's rules
+    │   └── TooManyRequests       more than one client may have; carries the seconds to wait
     ├── Unknown                   whoever is authoritative says that it does not exist
     │   ├── NameUnknown
     │   ├── ManifestUnknown
     │   ├── BlobUnknown
     │   └── PathUnknown           not a path of the registry API
     ├── Denied                    upstream refuses Millpond's credentials, or their absence
+    │   └── PolicyDenied          the operator's own rule forbids it; says nothing about upstream or the cache
     ├── UpstreamFailure           upstream could not answer; a cached tag may stand in
     │   ├── UpstreamUnreachable   connection, DNS, TLS, 5xx, or a breaker that is open
     │   ├── UpstreamTimeout       an answer that did not come in time
@@ -60,6 +64,20 @@ class Unsupported(RequestError):
     pass
 
 
+class Unauthenticated(RequestError):
+    pass
+
+
+class AccessDenied(RequestError):
+    pass
+
+
+class TooManyRequests(RequestError):
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class Unknown(MillpondError):
     pass
 
@@ -81,6 +99,10 @@ class PathUnknown(Unknown):
 
 
 class Denied(MillpondError):
+    pass
+
+
+class PolicyDenied(Denied):
     pass
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 import structlog
 
@@ -19,6 +20,10 @@ from proxy.pull.freshness import PATIENCE, Refusals, TagPolicy
 from proxy.pull.manifests import Answer, Manifests
 from proxy.pull.shared import Shared
 from proxy.upstream.client import Registry
+from proxy.upstream.listing import MAX_TAGS
+
+# Of upstream's tags, to look for those that a client is shown: enough for the 10,000 of a nightly build of 27 years.
+MAX_PAGES: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +55,26 @@ class Listings:
         self._refusals = Refusals()
         self._fetches: Shared[Manifest] = Shared()
 
-    async def tags(self, repository: Repository, limit: int, after: str | None) -> Names:
-        """At most `limit` tags behind `after`: upstream's, or those that were pulled while upstream fails."""
+    async def tags(
+        self, repository: Repository, limit: int, after: str | None, shown: Callable[[str], bool] | None = None
+    ) -> Names:
+        """At most `limit` tags behind `after`: upstream's, or those that were pulled while upstream fails. Of them
+        all, those that are `shown`; no other is named, as a page's last one neither."""
+        if shown is None:
+            return await self._tags(repository, limit, after)
+        found: list[str] = []
+        asked, more = 0, True
+        origin: Origin = "upstream"
+        while more and len(found) <= limit and asked < MAX_PAGES:
+            page = await self._tags(repository, MAX_TAGS, after)
+            asked, more, origin = asked + 1, page.more and len(page.names) > 0, page.origin
+            found += filter(shown, page.names)
+            after = page.names[-1] if page.names else after
+        if more and not found:
+            raise UpstreamInvalid(f"among {MAX_PAGES * MAX_TAGS} tags of {repository} there is none that may be pulled")
+        return Names(tuple(found[:limit]), more or len(found) > limit, origin)
+
+    async def _tags(self, repository: Repository, limit: int, after: str | None) -> Names:
         try:
             page = await self._registries[repository.upstream].tags(repository.path, limit, after)
             return Names(page.tags, page.more, "upstream")
@@ -87,10 +110,16 @@ class Listings:
             return Answer(cached, "stale")
         return Answer(found, "joined" if joined else "upstream")
 
-    def repositories(self, upstream: str | None, limit: int, after: str | None) -> Names:
+    def repositories(
+        self,
+        upstream: str | None,
+        limit: int,
+        after: str | None,
+        shown: Callable[[Repository], bool] | None = None,
+    ) -> Names:
         """At most `limit` repositories of which something is cached, behind `after`; of one upstream, without its
-        name, or of all, each with its upstream in front."""
-        every = self._catalog.repositories()
+        name, or of all, each with its upstream in front. Of them all, those that are `shown`."""
+        every = filter(shown, self._catalog.repositories()) if shown else self._catalog.repositories()
         names = [found.path if upstream else str(found) for found in every if upstream in (None, found.upstream)]
         names = sorted(name for name in names if after is None or name > after)
         return Names(tuple(names[:limit]), len(names) > limit, "hit")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import signal
+import ssl
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -125,10 +126,13 @@ class Millpond:
             if key.partition("{")[0] == name and all(label in key for label in wanted)
         )
 
-    def settle_log(self) -> None:
-        """Return when everything that has been said so far stands in the log: lines are written a moment later."""
+    def settle_log(self, headers: Mapping[str, str] | None = None, ca: ssl.SSLContext | None = None) -> None:
+        """Return when everything that has been said so far stands in the log: lines are written a moment later.
+
+        `headers` and `ca` are what it takes to be let in.
+        """
         name = secrets.token_hex(8)
-        assert get(f"{self.url}/v2/", {"X-Request-Id": name}).status == 200
+        assert get(f"{self.url}/v2/", {**(headers or {}), "X-Request-Id": name}, ca=ca).status == 200
         wait_until(lambda: self.log_lines(id=name), "the log has been written")
 
     def log_text(self) -> str:
