@@ -8,8 +8,18 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from proxy.ecr.calls import TRIES, Calls, Observe
-from proxy.ecr.errors import EcrError, LayersMissing, Rejected, TagTaken, UploadLost
+from proxy.ecr.errors import (
+    EcrError,
+    ImageMissing,
+    LayersMissing,
+    Rejected,
+    RepositoryMissing,
+    ScanMissing,
+    TagTaken,
+    UploadLost,
+)
 from proxy.ecr.quota import Quotas
+from proxy.ecr.scan import ABSENT, UNSCANNED, Scan, read_scan
 from proxy.ecr.session import Client
 from proxy.ecr.target import RepositoryTemplate, Target
 from proxy.oci.digest import Digest
@@ -145,6 +155,16 @@ class Api:
         except LayersMissing as error:
             raise BlobUnknown(str(error)) from None
         return str(answer["downloadUrl"])
+
+    async def scan(self, name: str, digest: Digest) -> Scan:
+        """What ECR has found in the image, which is a single one: it scans no index."""
+        asked = {"imageId": {"imageDigest": str(_known(digest))}, "maxResults": 1}  # the counts are of all findings
+        try:
+            return read_scan(await self._calls.ask("DescribeImageScanFindings", name, **asked))
+        except (ImageMissing, RepositoryMissing):
+            return Scan(ABSENT)
+        except ScanMissing:
+            return Scan(UNSCANNED)
 
     async def create_repository(self, name: str) -> None:
         """Create the repository as the target's template says; one that exists is left as it is.

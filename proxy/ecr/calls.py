@@ -11,6 +11,7 @@ import stamina
 from proxy.ecr.errors import (
     ChildrenMissing,
     EcrError,
+    ImageMissing,
     KeyRefused,
     LayersMissing,
     NoCredentials,
@@ -19,6 +20,7 @@ from proxy.ecr.errors import (
     Refused,
     Rejected,
     RepositoryMissing,
+    ScanMissing,
     ServiceError,
     TagTaken,
     Throttled,
@@ -45,6 +47,7 @@ _DONE: Final = frozenset({
 })  # fmt: skip
 _NAMES: Final[Mapping[str, type[EcrError]]] = {
     "EmptyUploadException": UploadLost,
+    "ImageNotFoundException": ImageMissing,
     "ImageTagAlreadyExistsException": TagTaken,
     "KmsException": KeyRefused,
     "LayerInaccessibleException": LayersMissing,
@@ -52,6 +55,7 @@ _NAMES: Final[Mapping[str, type[EcrError]]] = {
     "LayersNotFoundException": LayersMissing,
     "ReferencedImagesNotFoundException": ChildrenMissing,
     "RepositoryNotFoundException": RepositoryMissing,
+    "ScanNotFoundException": ScanMissing,
     "UnableToGetUpstreamImageException": Unreachable,
     "UnableToGetUpstreamLayerException": Unreachable,
     "UploadNotFoundException": UploadLost,

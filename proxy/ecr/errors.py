@@ -14,7 +14,9 @@ EcrError                    base; `str(error)` says what happened, and what to d
     ├── ChildrenMissing     an index whose images are not there (yet)
     ├── UploadLost          the upload has expired: begin a new one
     ├── PartRefused         carries the last byte that ECR has
-    └── TagTaken            the repository is immutable and has this tag for another image
+    ├── TagTaken            the repository is immutable and has this tag for another image
+    ├── ImageMissing        no image to tell the scan of
+    └── ScanMissing         an image that has not been scanned
 """
 
 from __future__ import annotations
@@ -89,4 +91,12 @@ class PartRefused(EcrError):
 
 
 class TagTaken(EcrError):
+    pass
+
+
+class ImageMissing(EcrError):
+    pass
+
+
+class ScanMissing(EcrError):
     pass

@@ -31,6 +31,7 @@ PUSH: Final = (
     "ecr:UploadLayerPart",
 )
 READ: Final = ("ecr:GetDownloadUrlForLayer",)
+SCANS: Final = ("ecr:DescribeImageScanFindings",)
 # What a pull through the registry's own HTTP API is checked for.
 PULL: Final = ("ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer")
 PUBLIC: Final = ("ecr-public:GetAuthorizationToken", "sts:GetServiceBearerToken")
@@ -98,7 +99,7 @@ def policies(targets: Sequence[Target], logins: Sequence[Login]) -> dict[str, li
 
 def _for_target(target: Target) -> Iterable[Statement]:
     template, account, region = target.repository, target.account, target.region
-    actions = [*PUSH, *(READ if target.read else ()), "ecr:CreateRepository"]
+    actions = [*PUSH, *(READ if target.read else ()), *(SCANS if target.gate else ()), "ecr:CreateRepository"]
     if template.tags:
         actions.append("ecr:TagResource")
     if template.lifecycle_policy is not None:

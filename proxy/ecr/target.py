@@ -44,6 +44,7 @@ class Target:
     repository_prefix: str = "{upstream}/"
     platforms: Platforms = "all"
     read: bool = True
+    gate: bool = False  # its scans decide about pulls
     repository: RepositoryTemplate = field(default_factory=RepositoryTemplate)
 
     @property

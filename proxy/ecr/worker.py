@@ -16,7 +16,7 @@ from proxy.ecr.push import Pusher, RepositoryOff
 from proxy.ecr.queue import Queue
 from proxy.ecr.supply import QuotaReserved
 from proxy.observe.metrics import Metrics
-from proxy.oci.errors import Denied, MillpondError, Unknown, UpstreamInvalid
+from proxy.oci.errors import Denied, MillpondError, PolicyDenied, Unknown, UpstreamInvalid
 from proxy.oci.names import Repository
 
 # Jobs of one target at once, each of another repository: one that waits for a flight does not hold up the others.
@@ -111,7 +111,7 @@ class Worker:
         except Refused as error:
             self._break(str(error))
             self._failed(job, str(error))
-        except Rejected as error:
+        except (Rejected, PolicyDenied) as error:
             self._reject(job, str(error))
         except (Unknown, Denied, UpstreamInvalid, LayersMissing, ChildrenMissing) as error:
             self._missed(job, str(error))

@@ -51,6 +51,13 @@ class Metrics:
         self.cache_blobs = self._gauge("cache_blobs", "Blobs and manifests on disk.")
         self.cache_up = self._gauge("cache_up", "1 while the disk cache accepts new content, else 0.")
         self.evictions = self._counter("cache_evictions", "Blobs evicted to make room.")
+        self.scrubbed_bytes = self._counter("scrubbed_bytes", "Bytes on disk hashed again, by scrub or verify.")
+        self.scrubbed_blobs = self._counter(
+            "scrubbed_blobs", "Blobs hashed again, by scrub or verify: intact, damaged, missing, unreadable.", "verdict"
+        )
+        self.scrub_passed = self._gauge(
+            "scrub_pass_timestamp_seconds", "When every blob had last been hashed again (Unix time); 0 before."
+        )
         self.dropped = self._counter("cache_dropped", "Verified blobs that could not be kept on disk.")
         self.ecr_calls = self._counter("ecr_calls", "Calls to ECR, each attempt.", "target", "operation", "outcome")
         self.ecr_pushed_bytes = self._counter("ecr_pushed_bytes", "Bytes of layers pushed to ECR.", "target")
@@ -61,6 +68,13 @@ class Metrics:
         )
         self.ecr_reads = self._counter("ecr_reads", "Reads from ECR on a miss.", "target", "noun", "outcome")
         self.ecr_read_bytes = self._counter("ecr_read_bytes", "Bytes received from ECR.", "target")
+        self.policy_decisions = self._counter(
+            "policy_decisions", "What rules of the policy have decided about pulls.", "rule", "outcome"
+        )
+        self.connections = self._gauge("connections", "Open connections of the registry port.")
+        self.connections_refused = self._counter(
+            "connections_refused", "Connections of the registry port that were one too many."
+        )
         self.loop_lag = Histogram(
             "millpond_event_loop_lag_seconds",
             "How late the event loop was for a timer.",
@@ -68,6 +82,7 @@ class Metrics:
             buckets=_LAG_SECONDS,
         )
         self.loop_lag_max = self._gauge("event_loop_lag_seconds_max", "The longest lag of the last minute.")
+        self.tasks = self._gauge("tasks", "Tasks of the event loop.")
         build = self._gauge("build_info", "Always 1; the version is in the label.", "version")
         build.labels(__version__).set(1)
 

@@ -22,6 +22,7 @@ from proxy.pull.flight import Flight, Piece, Segment
 from proxy.pull.freshness import Refusals
 from proxy.pull.lanes import Lanes
 from proxy.pull.near import Near
+from proxy.pull.policy import Policy
 from proxy.pull.relay import Relay
 from proxy.pull.shared import Shared
 from proxy.pull.tiers import Tiers
@@ -55,15 +56,17 @@ class Blobs:
         connections: Mapping[str, int],
         metrics: Metrics,
         near: Sequence[Near] = (),
+        policy: Policy | None = None,
     ) -> None:
         """`sources` has the remote registry for each upstream's name, `connections` how many may bring one blob;
-        `near` are the ECR targets that are read, nearest first."""
+        `near` are the ECR targets that are read, nearest first; `policy` has the operator's rules, if there are any."""
         self._store = store
         self._catalog = catalog
         self._sources = sources
         self._lanes = {name: Lanes(count) for name, count in connections.items()}
         self._metrics = metrics
         self._near = near
+        self._policy = policy
         self._flights: dict[Digest, Flight] = {}
         self._refusals = Refusals()
         self._confirmations: Shared[tuple[int, Tier]] = Shared()
@@ -75,6 +78,7 @@ class Blobs:
         Raises:
             BlobUnknown, Denied, UpstreamFailure, UpstreamInvalid: as upstream answers.
         """
+        self._check(repository, digest)
         if self._catalog.blob_size(repository, digest) is not None and digest in self._store:
             return self._store.size(digest), "hit"
         return await self._confirm(repository, digest)
@@ -89,6 +93,7 @@ class Blobs:
         Raises:
             BlobUnknown, Denied, UpstreamFailure, UpstreamInvalid: as upstream answers.
         """
+        self._check(repository, digest)
         known = self._catalog.blob_size(repository, digest)
         while True:
             flight = self._flights.get(digest)
@@ -113,6 +118,10 @@ class Blobs:
                 # The same goes for another upstream's outage.
                 if flight is None or flight.repository.upstream == repository.upstream:
                     raise
+
+    def _check(self, repository: Repository, digest: Digest) -> None:
+        if self._policy is not None:
+            self._policy.check_digest(repository, digest)
 
     def _needs_confirmation(self, flight: Flight | None, repository: Repository) -> bool:
         """Whether upstream has to say first that the repository holds a blob that none of its manifests names: where

@@ -15,7 +15,7 @@ from proxy.cache.blobs import BlobStore
 from proxy.cache.catalog import Catalog, TagRecord
 from proxy.observe.metrics import Metrics
 from proxy.oci.digest import Digest
-from proxy.oci.errors import Denied, DiskFailure, Unknown, UpstreamFailure, UpstreamInvalid
+from proxy.oci.errors import Denied, DiskFailure, PolicyDenied, Unknown, UpstreamFailure, UpstreamInvalid
 from proxy.oci.manifest import Manifest, parse_manifest
 from proxy.oci.names import Reference, Repository, Tag
 from proxy.oci.source import Source
@@ -23,6 +23,8 @@ from proxy.pull.blobs import Origin
 from proxy.pull.delivery import Tier
 from proxy.pull.freshness import Refusals, TagPolicy
 from proxy.pull.near import Near
+from proxy.pull.policy import Policy
+from proxy.pull.scan_gate import ScanGate
 from proxy.pull.shared import Shared
 from proxy.pull.tiers import Tiers
 
@@ -53,9 +55,11 @@ class Manifests:
         metrics: Metrics,
         clock: Callable[[], float],
         near: Sequence[Near] = (),
+        policy: Policy | None = None,
+        gate: ScanGate | None = None,
     ) -> None:
         """`sources` and `policies` are by upstream name; `clock` is wall time that never jumps, in seconds; `near` are
-        the ECR targets that are read, nearest first."""
+        the ECR targets that are read, nearest first; `policy` and `gate` are the operator's rules, None without any."""
         self._store = store
         self._catalog = catalog
         self._sources = sources
@@ -63,25 +67,67 @@ class Manifests:
         self._metrics = metrics
         self._clock = clock
         self._near = near
+        self._policy = policy
+        self._gate = gate
         self._memory = _Memory()
         self._refusals = Refusals()
         self._checks: Shared[Answer] = Shared()
         self._fetches: Shared[Answer] = Shared()
+
+    async def serve(self, repository: Repository, reference: Reference, accept: Sequence[str]) -> Answer:
+        """As `get`, for a client, who does not get either what its scan forbids."""
+        answer = await self.get(repository, reference, accept)
+        if self._gate is not None:
+            await self._gate.check(repository, reference, answer.manifest)
+        return answer
 
     async def get(self, repository: Repository, reference: Reference, accept: Sequence[str]) -> Answer:
         """The manifest, by tag or digest. `accept` are the types that the client names.
 
         Raises:
             ManifestUnknown, Denied, UpstreamFailure, UpstreamInvalid: as upstream answers, where the cache cannot.
+            PolicyDenied: the operator's rules forbid it.
         """
+        if self._policy is None:
+            return await self._get(repository, reference, accept)
+        self._policy.check_reference(repository, reference)
+        answer = await self._get(repository, reference, accept)
+        if isinstance(reference, Tag):
+            answer = await self._aged(self._policy, repository, reference, answer, accept)
+        self._policy.check_manifest(repository, answer.manifest)
+        return answer
+
+    async def cached(self, repository: Repository, digest: Digest) -> Manifest | None:
+        """The manifest, if this repository was seen to hold it and its bytes are at hand. Raises PolicyDenied."""
+        if self._policy is not None:
+            self._policy.check_digest(repository, digest)
+        return await self._at_hand(repository, digest)
+
+    async def _get(self, repository: Repository, reference: Reference, accept: Sequence[str]) -> Answer:
         if isinstance(reference, Tag):
             return await self._by_tag(repository, reference, accept)
-        if cached := await self.cached(repository, reference):
+        if cached := await self._at_hand(repository, reference):
             return Answer(cached, "hit")
         return await self._fetch(repository, reference, accept)
 
-    async def cached(self, repository: Repository, digest: Digest) -> Manifest | None:
-        """The manifest, if this repository was seen to hold it and its bytes are at hand."""
+    async def _aged(
+        self, policy: Policy, repository: Repository, tag: Tag, answer: Answer, accept: Sequence[str]
+    ) -> Answer:
+        """What the tag may stand for by its cooldown, where `answer` is what it points at."""
+        held = policy.cooldowns.judge(repository, tag, answer.manifest.digest, confirmed=answer.confirmed)
+        if held is None:
+            return answer
+        for digest in held.older:
+            try:
+                older = await self._get(repository, digest, accept)
+                policy.check_manifest(repository, older.manifest)
+            except (Unknown, PolicyDenied):
+                continue  # upstream has deleted it, or it is blocked: the one before it may do
+            policy.cooldowns.served(held, digest)
+            return replace(older, confirmed=answer.confirmed)
+        raise policy.cooldowns.refusal(held)
+
+    async def _at_hand(self, repository: Repository, digest: Digest) -> Manifest | None:
         media_type = self._catalog.media_type(repository, digest)
         if media_type is None:
             return None
@@ -119,11 +165,13 @@ class Manifests:
     async def close(self) -> None:
         await self._checks.close()
         await self._fetches.close()
+        if self._gate is not None:
+            await self._gate.close()
 
     async def _by_tag(self, repository: Repository, tag: Tag, accept: Sequence[str]) -> Answer:
         policy = self._policies[repository.upstream]
         record = self._catalog.tag(repository, tag)
-        cached = await self.cached(repository, record.digest) if record else None
+        cached = await self._at_hand(repository, record.digest) if record else None
         if record is None or cached is None:
             if self._tiers(repository).copied:
                 # What it points at may be nearer than upstream, so only that is asked for there.
@@ -163,7 +211,7 @@ class Manifests:
             raise
         if digest is None:
             return await self._fetch(repository, tag, accept)
-        known = cached if cached and digest == cached.digest else await self.cached(repository, digest)
+        known = cached if cached and digest == cached.digest else await self._at_hand(repository, digest)
         answer = Answer(known, "hit") if known else await self._fetch(repository, digest, accept)
         self._point(repository, tag, digest, tier)
         return Answer(answer.manifest, "ecr", confirmed=False) if tier == "ecr" else answer

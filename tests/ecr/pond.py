@@ -172,7 +172,8 @@ def make_pusher(api: Api, supply: MemorySupply, metrics: Metrics) -> Pusher:
 
 def served(item: str, digest: str, /, **changes: Any) -> Served:
     """A manifest of APP that a client was given."""
-    made = Served("id", "client", "GET", "/v2/", "manifests", APP.upstream, APP.path, item, digest, 200)
+    made = Served("id", "client", "GET", "/v2/", kind="manifests", upstream=APP.upstream, repository=APP.path)
+    made.item, made.digest, made.status = item, digest, 200
     return Served(**{**vars(made), **changes})
 
 

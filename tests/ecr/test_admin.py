@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from proxy.admin import ecr as admin_ecr
+from proxy.admin import answers
 from proxy.ecr import queue as queue_module
 from proxy.ecr.desk import IMAGES_AT_ONCE
 from tests.ecr.office import Office
@@ -155,7 +155,7 @@ def test_a_comparison_has_a_row_for_each_image_on_disk_and_counts_them(office: O
         ("/api/v1/ecr/sync", {"images": [5]}, 400, "a list of image names"),
         ("/api/v1/ecr/sync", {"images": ["nginx", "no such/name"]}, 400, "is not a repository name"),
         ("/api/v1/ecr/sync", {"images": ["nowhere.test/a"]}, 400, "no upstream 'nowhere.test' is configured"),
-        ("/api/v1/ecr/sync", b" " * (admin_ecr.MAX_BODY + 1), 413, "send fewer images"),
+        ("/api/v1/ecr/sync", b" " * (answers.MAX_BODY + 1), 413, "send fewer images"),
         ("/api/v1/ecr/retry", {"target": 5}, 400, '"target" is to be text'),
         ("/api/v1/ecr/retry", {"target": "stage"}, 400, "there is no ECR target 'stage'; one of: prod, dev"),
         ("/api/v1/ecr/verify?image=nginx:", None, 400, "is not a tag"),
@@ -181,7 +181,7 @@ def test_what_a_web_page_could_send_is_refused(office: Office, headers: dict[str
 def test_a_stream_shows_life_while_nothing_happens_and_ends_with_the_server(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admin_ecr, "HEARTBEAT", 0.05)
+    monkeypatch.setattr(answers, "HEARTBEAT", 0.05)
     office.shelf.add("ghcr.io/app")
     stall = office.cloud.stall("PutImage")
     connection = HTTPConnection("127.0.0.1", office.port, timeout=30)

@@ -22,6 +22,9 @@ from proxy.pull.freshness import TagPolicy
 from proxy.pull.listings import Listings
 from proxy.pull.manifests import Manifests
 from proxy.pull.near import Near
+from proxy.pull.policy import Policy
+from proxy.pull.rules import Rules
+from proxy.pull.sightings import Sightings
 from proxy.pull.supply import PullSupply
 from proxy.server import Limits, Listener, Server
 from proxy.upstream.client import Registry
@@ -63,8 +66,10 @@ async def house(
     connections: int = 8,
     clock: Callable[[], float] = time.time,
     ticks: Callable[[], float] = time.monotonic,
+    rules: Rules | None = None,
 ) -> AsyncIterator[House]:
-    """One with an upstream for each of `urls`, and `targets` nearest first. `clock` is for tags, `ticks` for quotas."""
+    """One with an upstream for each of `urls`, and `targets` nearest first. `clock` is for tags, `ticks` for quotas;
+    `rules` are the operator's, but for the gate of scans."""
     metrics = Metrics()
     cache = DiskCache(directory, max_size=lambda _: max_size, min_free=lambda _: 0, metrics=metrics, clock=clock)
     policies = dict.fromkeys(urls, policy)
@@ -75,9 +80,19 @@ async def house(
             stack.push_async_callback(registry.aclose)
         near = [Near(await stack.enter_async_context(reading(target)), metrics=metrics) for target in targets]
         counts = dict.fromkeys(urls, connections)
-        blobs = Blobs(cache.blobs, cache.catalog, registries, connections=counts, metrics=metrics, near=near)
+        judge = Policy(rules, Sightings(cache.register("sightings")), metrics=metrics, clock=clock) if rules else None
+        blobs = Blobs(
+            cache.blobs, cache.catalog, registries, connections=counts, metrics=metrics, near=near, policy=judge
+        )
         manifests = Manifests(
-            cache.blobs, cache.catalog, registries, policies=policies, metrics=metrics, clock=clock, near=near
+            cache.blobs,
+            cache.catalog,
+            registries,
+            policies=policies,
+            metrics=metrics,
+            clock=clock,
+            near=near,
+            policy=judge,
         )
         listings = Listings(manifests, cache.catalog, registries, policies=policies, clock=clock)
         for part in (blobs, manifests, listings):

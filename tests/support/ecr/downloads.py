@@ -67,6 +67,11 @@ class Downloads:
             self._grants[target] = grant
         return target
 
+    def signatures(self) -> list[str]:
+        """Of all URLs that were given so far."""
+        with self._lock:
+            return [target.partition("X-Amz-Signature=")[2] for target in self._grants]
+
     def expire_urls(self) -> None:
         """All URLs that were given so far are valid no longer."""
         with self._lock:

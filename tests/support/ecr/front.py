@@ -18,6 +18,7 @@ from tests.support.ecr.layers import LAYERS
 from tests.support.ecr.manifests import IMAGES
 from tests.support.ecr.principals import Credentials, Principals
 from tests.support.ecr.repositories import REPOSITORIES, public_authorization_token
+from tests.support.ecr.scans import SCANS
 from tests.support.ecr.server import Answer, Request
 from tests.support.ecr.sigv4 import BadSignature
 
@@ -26,7 +27,7 @@ _PRIVATE: Final = "AmazonEC2ContainerRegistry_V20150921"
 _PUBLIC: Final = "SpencerFrontendService"
 _SIGNED_AS: Final = {_PRIVATE: "ecr", _PUBLIC: "ecr-public", "": "sts"}
 _PUBLIC_REGION: Final = "us-east-1"  # ECR Public answers nowhere else
-_OPERATIONS: Final[dict[str, Operation]] = {**REPOSITORIES, **LAYERS, **IMAGES}
+_OPERATIONS: Final[dict[str, Operation]] = {**REPOSITORIES, **LAYERS, **IMAGES, **SCANS}
 
 
 class Cloud(Protocol):

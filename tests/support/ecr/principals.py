@@ -46,6 +46,11 @@ class Principals:
                 self._known[key] = Credentials(key, account, arn, arn, secrets.token_urlsafe(30))
             return self._known[key]
 
+    def everyone(self) -> list[Credentials]:
+        """All keys that were made so far."""
+        with self._lock:
+            return list(self._known.values())
+
     def assume(self, role_arn: str, session: str, seconds: float) -> Credentials:
         """New keys of a role.
 

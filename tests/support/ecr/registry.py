@@ -52,7 +52,7 @@ class Upload:
 @dataclass
 class FakeRepository:
     """`settings` are the parameters of CreateRepository, defaults filled in; `known` are all digests that were ever
-    here, so that what was lost differs from what never came."""
+    here, so that what was lost differs from what never came; `scans` are by digest."""
 
     name: str
     account: str
@@ -66,6 +66,7 @@ class FakeRepository:
     lifecycle_policy: str | None = None
     policy: str | None = None
     known: set[str] = field(default_factory=set)
+    scans: dict[str, tuple[str, dict[str, int]]] = field(default_factory=dict)
 
     @property
     def arn(self) -> str:
@@ -94,6 +95,10 @@ class FakeRepository:
         yield from (digest for digest in image.layers if digest not in self.layers)
         for child in image.children:
             yield from self._missing(child)
+
+    def scan(self, digest: str, status: str = "COMPLETE", **counts: int) -> None:
+        """Have an image scanned, whenever it comes; `counts` are findings by severity."""
+        self.scans[digest] = status, counts
 
     def lose_image(self, digest: str) -> None:
         """As a lifecycle policy does it: the image, its tags, and the layers that no other one names."""
