@@ -1,14 +1,16 @@
-"""The admin port: health, readiness, metrics, and the API of the ECR tier."""
+"""The admin port: health, readiness, metrics, and the API of the disk cache and the ECR tier."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from proxy.admin.answers import Row
+from proxy.admin.cache import cache_routes
 from proxy.admin.ecr import EcrDesk, ecr_routes
 from proxy.observe.metrics import Metrics
 
@@ -18,9 +20,10 @@ def admin_port(
     status: Callable[[], dict[str, str]],
     draining: Callable[[], bool],
     ecr: EcrDesk | None = None,
+    verify: Callable[[], AsyncGenerator[Row, None]] | None = None,
 ) -> Starlette:
     """`status` says how each tier is (`ok`, or what is wrong); `draining` whether the program is about to end;
-    `ecr` is there when there are targets."""
+    `ecr` is there when there are targets; `verify` is the disk cache's."""
 
     async def healthz(_: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -39,5 +42,6 @@ def admin_port(
             Route("/readyz", readyz),
             Route("/metrics", render),
             *ecr_routes(ecr, draining),
+            *(cache_routes(verify, draining) if verify else ()),
         ],
     )

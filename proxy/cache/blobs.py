@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any, Final, TypeVar
 
 import structlog
 
-from proxy.cache.files import BlobFile, Files, Found, IncomingFile
+from proxy.cache.files import PIECE, BlobFile, Files, Found, IncomingFile
 from proxy.cache.index import Entry, Index
+from proxy.cache.verdict import Verdict
 from proxy.observe.metrics import Metrics
 from proxy.oci.digest import Digest
 from proxy.oci.errors import DiskFailure
@@ -32,6 +33,10 @@ _NOT_THE_FILES_FAULT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOME
 _PAUSE_SECONDS: Final = 30.0
 # Files of a walk that are looked at together: a millisecond or two, on the thread and then on the event loop.
 _BATCH: Final = 500
+
+
+async def _at_once(_: int) -> None:
+    """Between two pieces of a file that is hashed without a pause."""
 
 
 class BlobStore:
@@ -68,6 +73,16 @@ class BlobStore:
     def accounted(self) -> int:
         """Bytes accounted for: stored, and promised to what is arriving."""
         return self._index.bytes + self._reserved
+
+    @property
+    def stored(self) -> int:
+        """Bytes of what is there."""
+        return self._index.bytes
+
+    @property
+    def unusable(self) -> str:
+        """Why nothing is ever kept or read; empty when there is a disk."""
+        return "" if self._files else self._off
 
     @property
     def trouble(self) -> str:
@@ -125,7 +140,7 @@ class BlobStore:
             return None
         if found.size != entry.size:
             await self._distrust(digest)
-        elif found.changed == entry.changed or await self.verify(digest):
+        elif found.changed == entry.changed or await self.verify(digest) is Verdict.INTACT:
             entry.changed = found.changed
             self.touch(digest)
             return found
@@ -144,17 +159,35 @@ class BlobStore:
         finally:
             blob.close()
 
-    async def verify(self, digest: Digest) -> bool:
-        """Whether the file still hashes to its name. One that does not is gone afterwards."""
-        if self._files is None:
-            return False
+    async def verify(self, digest: Digest, hashed: Callable[[int], Awaitable[None]] = _at_once) -> Verdict:
+        """Hash a blob's file, and evict it when it is not what its name says. `hashed(bytes)` is awaited between pieces
+        of it."""
+        entry = self._index.get(digest)
+        if entry is None:
+            return Verdict.GONE
         try:
-            if await self._on_thread(self._files.intact, digest):
-                return True
-        except OSError:
-            pass
-        await self._distrust(digest)
-        return False
+            verdict = Verdict.INTACT if await self.hashes(digest, hashed) else Verdict.DAMAGED
+        except FileNotFoundError:
+            verdict = Verdict.MISSING
+        except OSError as error:
+            verdict = Verdict.UNREADABLE if error.errno in _NOT_THE_FILES_FAULT else Verdict.DAMAGED
+        if self._index.get(digest) is not entry:  # what was hashed is not what is there now
+            return Verdict.GONE
+        if verdict is Verdict.MISSING:
+            self._index.forget(digest)
+        elif verdict is Verdict.DAMAGED:
+            await self._distrust(digest)
+        return verdict
+
+    async def hashes(self, digest: Digest, hashed: Callable[[int], Awaitable[None]] = _at_once) -> bool:
+        """Whether the file hashes to its name, in the index or not. `hashed` is as in `verify`. Raises OSError."""
+        assert self._files is not None
+        hasher, at, piece = digest.hasher(), 0, PIECE
+        while piece >= PIECE:
+            piece = await self._on_thread(self._files.hash_piece, digest, hasher, at)
+            at += piece
+            await hashed(piece)
+        return digest.matches(hasher)
 
     # What arrives
 

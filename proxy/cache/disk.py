@@ -12,6 +12,7 @@ from typing import Final
 
 import structlog
 
+from proxy.cache.admin_pass import write_pass
 from proxy.cache.blobs import BlobStore
 from proxy.cache.catalog import Catalog
 from proxy.cache.files import Files
@@ -20,7 +21,9 @@ from proxy.cache.journal import Journal
 from proxy.cache.ledger import Ledger, Record
 from proxy.cache.lock import DirectoryLock
 from proxy.cache.register import Register
-from proxy.cache.sweep import scrub, sweep
+from proxy.cache.scrub import Scrubber
+from proxy.cache.sweep import sweep
+from proxy.cache.verdict import Verdict
 from proxy.observe.metrics import Metrics
 from proxy.observe.surviving import surviving
 from proxy.oci.digest import Digest
@@ -31,7 +34,7 @@ _BATCH: Final = 1000
 
 
 class DiskCache:
-    """`blobs` (bytes by digest) and `catalog` (who holds what), over one directory.
+    """`blobs` (bytes by digest), `catalog` (who holds what) and `scrubber`, over one directory.
 
     A directory that cannot be used leaves an empty cache that keeps nothing: pulls pass through.
     """
@@ -44,8 +47,10 @@ class DiskCache:
         min_free: Callable[[int], int],
         metrics: Metrics,
         clock: Callable[[], float],
+        scrub_rate: int = 0,
     ) -> None:
-        """Blocks while the ledger is read. `max_size` and `min_free` give bytes for a file system of so many.
+        """Blocks while the ledger is read. `max_size` and `min_free` give bytes for a file system of so many;
+        `scrub_rate` is in bytes per second, 0 turns the scrub off.
 
         Raises:
             DirectoryInUse: another process has the directory.
@@ -78,6 +83,17 @@ class DiskCache:
             metrics=metrics,
             off=off,
         )
+        self.scrubber = Scrubber(self.blobs, rate=scrub_rate, metrics=metrics, clock=clock)
+
+    def admin_pass(self) -> str | None:
+        """A new token for the command line on this machine; None where the directory cannot keep one."""
+        if self._files is None:
+            return None
+        try:
+            return write_pass(self._directory)
+        except OSError as error:
+            structlog.get_logger().warning("no pass for the command line", reason=str(error))
+            return None
 
     def register(self, name: str) -> Register:
         """A durable mapping below the directory. Ask for it before `tend`; blocks while it is read."""
@@ -93,7 +109,12 @@ class DiskCache:
         async with asyncio.TaskGroup() as tasks:
             for journal in self._journals:
                 tasks.create_task(surviving(journal.run, "ledger"))
-            tasks.create_task(surviving(partial(self._watch, self._files), "cache housekeeping"))
+            tasks.create_task(surviving(self._watch, "cache housekeeping"))
+
+    async def settle(self, tell: Callable[[Digest, Verdict], None]) -> None:
+        """Sweep once, for whoever has the directory without serving from it. `tell` is called for what is dropped."""
+        if self._files is not None:
+            await sweep(self.blobs, self.catalog, tell)
 
     async def close(self) -> None:
         """Write down what is noted, and let go of the directory."""
@@ -103,9 +124,9 @@ class DiskCache:
         if self._lock:
             self._lock.release()
 
-    async def _watch(self, files: Files) -> None:
-        await sweep(files, self.blobs, self.catalog)
-        await scrub(self.blobs)
+    async def _watch(self) -> None:
+        await sweep(self.blobs, self.catalog)
+        await self.scrubber.run()
 
     def _records(self) -> dict[str, Record]:
         return self.catalog.records() | self._index.records()

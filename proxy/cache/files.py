@@ -10,15 +10,18 @@ import errno
 import io
 import itertools
 import os
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from proxy.oci.digest import HEX_LENGTH, Digest
+from proxy.oci.digest import HEX_LENGTH, Digest, Hasher
 from proxy.oci.errors import DigestInvalid
 
 _READ: Final = 1 << 20  # bytes a read when hashing: large enough that Python costs nothing beside SHA-256
+# Hashed by one call: two milliseconds of a thread, so that neither others nor the end of the program wait for it.
+PIECE: Final = 4 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,21 +147,32 @@ class Files:
     def remove(self, digest: Digest) -> None:
         self._path(digest).unlink(missing_ok=True)
 
-    def intact(self, digest: Digest) -> bool:
-        """Whether the file hashes to its name. Raises OSError where it cannot be read."""
-        hasher = digest.hasher()
-        with self._path(digest).open("rb", buffering=0) as file:
-            while chunk := file.read(_READ):
-                hasher.update(chunk)
-        return digest.matches(hasher)
+    def hash_piece(self, digest: Digest, hasher: Hasher, at: int) -> int:
+        """Feed `hasher` what the file has from byte `at` on, PIECE bytes of it; fewer only at its end. Raises OSError.
+
+        The file is open for this piece only: a slow check of a large one would keep the room of what was evicted.
+        """
+        fd = os.open(self._path(digest), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            buffer = memoryview(bytearray(min(_READ, max(1, os.fstat(fd).st_size - at))))
+            done = 0
+            while done < PIECE and (count := os.preadv(fd, [buffer], at + done)):
+                hasher.update(buffer[:count])
+                done += count
+            return done
+        finally:
+            os.close(fd)
 
     def walk(self) -> Iterator[Found]:
         """Every file that is named as a blob. What else lies about is not ours, and stays."""
+        shelves = []
         for algorithm in HEX_LENGTH:
-            with os.scandir(self._blobs / algorithm) as shelves:
-                for shelf in shelves:
-                    if shelf.is_dir(follow_symlinks=False):
-                        yield from self._on_shelf(algorithm, shelf.path)
+            with os.scandir(self._blobs / algorithm) as found:
+                shelves += [(algorithm, shelf.path) for shelf in found if shelf.is_dir(follow_symlinks=False)]
+        # In another order each time: a program that is restarted often would never come to the last ones.
+        random.shuffle(shelves)
+        for algorithm, shelf in shelves:
+            yield from self._on_shelf(algorithm, shelf)
 
     def _on_shelf(self, algorithm: str, path: str) -> Iterator[Found]:
         with os.scandir(path) as entries:

@@ -143,26 +143,25 @@ class Ledger:
         return self._directory / str(diskcache.core.DBNAME)
 
     def _open(self) -> diskcache.Cache:
-        self._directory.mkdir(exist_ok=True)
+        if not self._database.exists():
+            self._make()
         # Diskcache itself would wait a whole minute for another's lock.
         with closing(sqlite3.connect(self._database, timeout=_LOCK_SECONDS)) as probe:
             probe.execute("BEGIN IMMEDIATE")
-        try:
-            return diskcache.Cache(
-                str(self._directory),
-                disk=_JsonDisk,
-                disk_min_file_size=_NEVER_A_FILE,
-                eviction_policy="none",
-                cull_limit=0,
-                size_limit=_NEVER_A_FILE,
-                timeout=_LOCK_SECONDS,
-                # One process, one writer: a write-ahead log would only add files that reading needs room for.
-                sqlite_journal_mode="truncate",
-                sqlite_synchronous=2,  # FULL, which a rollback journal needs to survive a loss of power
-                sqlite_mmap_size=0,  # what a disk cannot read shall be an error, not a SIGBUS that ends the program
-            )
-        except (ValueError, TypeError, AttributeError) as error:  # diskcache does as the database's settings say
-            raise sqlite3.DatabaseError(f"the ledger has settings that are not ours: {error}") from error
+        return _connected(self._directory)
+
+    def _make(self) -> None:
+        """Begin an empty one, whole or not at all: after a kill, half of one would be taken for a damaged one."""
+        scratch = self._directory / "new"
+        if scratch.exists():
+            shutil.rmtree(scratch)
+        self._directory.mkdir(exist_ok=True)
+        scratch.mkdir()
+        _connected(scratch).close()
+        # SQLite would play the journal of a database that is gone into the one that takes its place.
+        self._database.with_name(f"{self._database.name}-journal").unlink(missing_ok=True)
+        (scratch / self._database.name).replace(self._database)
+        shutil.rmtree(scratch)
 
     def _rows(self) -> Iterator[tuple[str, Record]]:
         # One SELECT: diskcache would ask the database once for every key, which takes seconds for a large cache.
@@ -174,6 +173,26 @@ class Ledger:
                 for (key, *_), record in zip(batch, json.loads(f"[{values}]"), strict=True):
                     if isinstance(key, str) and isinstance(record, list):
                         yield key, record
+
+
+def _connected(directory: Path) -> diskcache.Cache:
+    """The database below `directory`; what it lacks of tables is made."""
+    try:
+        return diskcache.Cache(
+            str(directory),
+            disk=_JsonDisk,
+            disk_min_file_size=_NEVER_A_FILE,
+            eviction_policy="none",
+            cull_limit=0,
+            size_limit=_NEVER_A_FILE,
+            timeout=_LOCK_SECONDS,
+            # One process, one writer: a write-ahead log would only add files that reading needs room for.
+            sqlite_journal_mode="truncate",
+            sqlite_synchronous=2,  # FULL, which a rollback journal needs to survive a loss of power
+            sqlite_mmap_size=0,  # what a disk cannot read shall be an error, not a SIGBUS that ends the program
+        )
+    except (ValueError, TypeError, AttributeError) as error:  # diskcache does as the database's settings say
+        raise sqlite3.DatabaseError(f"the ledger has settings that are not ours: {error}") from error
 
 
 def _checked(mode: int, filename: str | None, value: Any) -> str:

@@ -7,6 +7,7 @@ from proxy.cli.check import check
 from proxy.cli.ecr import ecr
 from proxy.cli.mirror import mirror_config
 from proxy.cli.serve import serve
+from proxy.cli.verify import verify
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -17,5 +18,6 @@ def main() -> None:
 
 main.add_command(serve)
 main.add_command(check)
+main.add_command(verify)
 main.add_command(ecr)
 main.add_command(mirror_config)

@@ -10,7 +10,9 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
 from urllib.request import ProxyHandler, Request, build_opener
 
-from proxy.settings import Listen
+from proxy.cache.admin_pass import read_pass
+from proxy.oci.secret import Secret
+from proxy.settings import Listen, Settings
 
 # Several of the server's heartbeats (5 s each): a server that is silent for longer is not there any more.
 READ_TIMEOUT: Final = 30.0
@@ -25,11 +27,25 @@ class ApiError(Exception):
     """The question could not be asked, or was refused; the message says what to do."""
 
 
-class AdminApi:
-    """`listen` is admin.listen of the server's own configuration."""
+def admin_api(settings: Settings) -> AdminApi:
+    """The API of the server that runs with these settings.
 
-    def __init__(self, listen: Listen) -> None:
+    Raises:
+        ApiError: nobody can know where it is.
+    """
+    if not settings.admin.listen.port:
+        raise ApiError("admin.listen has port 0, which is another one at each start; write a port")
+    configured = settings.admin.token
+    token = configured.get_secret_value() if configured else read_pass(settings.cache.directory)
+    return AdminApi(settings.admin.listen, Secret(token) if token else None)
+
+
+class AdminApi:
+    """`listen` is admin.listen of the server's own configuration, `token` its admin.token or its pass."""
+
+    def __init__(self, listen: Listen, token: Secret | None) -> None:
         self._listen = listen
+        self._token = token
         self._url = f"http://{Listen(_ANYWHERE.get(listen.host, listen.host), listen.port)}"
         # Not through a proxy of the environment: it is on this machine, or as near as its operator made it.
         self._opener = build_opener(ProxyHandler({}))
@@ -70,7 +86,10 @@ class AdminApi:
 
     def _posted(self, path: str, body: Mapping[str, Any]) -> Request:
         data = json.dumps(body).encode()
-        return Request(self._url + path, data, {"Content-Type": "application/json"})  # noqa: S310
+        request = Request(self._url + path, data, {"Content-Type": "application/json"})  # noqa: S310
+        if self._token is not None:
+            request.add_unredirected_header("Authorization", f"Bearer {self._token.reveal()}")
+        return request
 
     def _open(self, request: Request) -> HTTPResponse:
         try:

@@ -70,15 +70,15 @@ async def _remote_states(settings: Settings) -> list[Finding]:
 
 async def upstream_states(settings: Settings, sessions: Sessions) -> list[Finding]:
     """Tries all upstreams at once; takes at most DEADLINE."""
-    from proxy import app  # noqa: PLC0415 - as above
+    from proxy.parts.upstreams import registries  # noqa: PLC0415 - as above
 
-    registries = app.registries(settings, sessions)
+    made = registries(settings, sessions)
     try:
         return await asyncio.gather(
-            *(upstream_state(name, settings.upstreams[name], registry) for name, registry in registries.items())
+            *(upstream_state(name, settings.upstreams[name], registry) for name, registry in made.items())
         )
     finally:
-        for registry in registries.values():
+        for registry in made.values():
             await registry.aclose()
 
 

@@ -13,7 +13,7 @@ from typing import Any, Final, TextIO
 import click
 
 from proxy.cli import show
-from proxy.cli.admin_api import AdminApi, ApiError
+from proxy.cli.admin_api import AdminApi, ApiError, admin_api
 from proxy.cli.config import EXIT_UNUSABLE, config_option, settings_or_exit
 from proxy.ecr.plan import Login, plan
 from proxy.edge.routes import Namespace
@@ -116,10 +116,7 @@ def _verify(config_file: Path | None, images: tuple[str, ...], as_json: bool) ->
 
 
 def _api(config_file: Path | None) -> AdminApi:
-    listen = settings_or_exit(config_file).admin.listen
-    if not listen.port:
-        raise ApiError("admin.listen has port 0, which is another one at each start; write a port")
-    return AdminApi(listen)
+    return admin_api(settings_or_exit(config_file))
 
 
 def _listed(file: TextIO | None) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""How late the event loop is: the time that anything which is due has to wait for its turn."""
+"""How late the event loop is, the time that anything which is due waits for its turn, and how many tasks it has."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ async def watch_loop(metrics: Metrics) -> None:
     loop = asyncio.get_running_loop()
     latest: deque[float] = deque([0.0], _REMEMBERED)
     metrics.loop_lag_max.set_function(lambda: max(latest))
+    metrics.tasks.set_function(lambda: len(asyncio.all_tasks(loop)))
     while True:
         due = loop.time() + _PERIOD
         await asyncio.sleep(_PERIOD)

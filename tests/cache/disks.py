@@ -172,12 +172,19 @@ class Opened:
 
 @asynccontextmanager
 async def opened(
-    directory: Path, max_size: int = GIB, min_free: int = 0, clock: Clock | None = None
+    directory: Path, max_size: int = GIB, min_free: int = 0, clock: Clock | None = None, scrub_rate: int = 0
 ) -> AsyncIterator[Opened]:
     """A cache on `directory`, as the program opens it; its sweep and its journal do not run by themselves."""
     clock = clock or Clock()
     metrics = Metrics()
-    cache = DiskCache(directory, max_size=lambda _: max_size, min_free=lambda _: min_free, metrics=metrics, clock=clock)
+    cache = DiskCache(
+        directory,
+        max_size=lambda _: max_size,
+        min_free=lambda _: min_free,
+        metrics=metrics,
+        clock=clock,
+        scrub_rate=scrub_rate,
+    )
     try:
         yield Opened(cache, directory, metrics, clock)
     finally:

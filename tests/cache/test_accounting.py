@@ -14,8 +14,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from proxy.cache.files import Files, IncomingFile
+from proxy.cache.files import IncomingFile
 from proxy.cache.sweep import sweep
+from proxy.cache.verdict import Verdict
 from proxy.oci.digest import Digest
 from proxy.oci.errors import DiskFailure
 from tests.cache.disks import Opened, bytes_on_disk, content, opened
@@ -136,7 +137,7 @@ class CacheMachine(RuleBasedStateMachine):
         path = self.cache.path(digest)
         if hashed:
             path.write_bytes(bytes([body[0] ^ 1]) + body[1:])
-            assert not self.runner.run(self.cache.store.verify(digest))
+            assert self.runner.run(self.cache.store.verify(digest)) is Verdict.DAMAGED
         else:
             os.truncate(path, at % len(body))
             assert self.runner.run(self.cache.store.read(digest)) is None
@@ -153,7 +154,7 @@ class CacheMachine(RuleBasedStateMachine):
             shutil.rmtree(self.directory / "ledger", ignore_errors=True)
         self.context = opened(self.directory, MAX_SIZE, clock=self.cache.clock)
         self.cache = self.runner.run(self.context.__aenter__())
-        self.runner.run(sweep(Files(self.directory), self.cache.store, self.cache.cache.catalog))
+        self.runner.run(sweep(self.cache.store, self.cache.cache.catalog))
         if killed:
             assert set(self.cache.store.digests()) == set(self.order)
             self.order = self.cache.store.digests()

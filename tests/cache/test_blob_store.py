@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from proxy.cache import sweep as sweeping
+from proxy.cache import scrub
+from proxy.cache.verdict import Verdict
 from proxy.oci.digest import Digest
 from proxy.oci.errors import DiskFailure
-from tests.cache.disks import bytes_on_disk, content, flip_a_bit, opened, pinned, small_disk
+from tests.cache.disks import GIB, bytes_on_disk, content, flip_a_bit, opened, pinned, small_disk
 from tests.support.waiting import wait_until_async
 
 pytestmark = pytest.mark.anyio
@@ -200,8 +201,8 @@ async def test_a_flipped_bit_that_leaves_the_time_alone_is_found_by_hashing(tmp_
     async with opened(tmp_path) as cache:
         good, bad = await cache.keep(content(600)), await cache.keep(content(601))
         flip_a_bit(cache.path(bad), 300, keep_times=True)
-        assert await cache.store.verify(good)
-        assert not await cache.store.verify(bad)
+        assert await cache.store.verify(good) is Verdict.INTACT
+        assert await cache.store.verify(bad) is Verdict.DAMAGED
         assert cache.store.digests() == [good]
         assert not cache.path(bad).exists()
         assert cache.alarms() == 1
@@ -212,11 +213,11 @@ async def test_the_scrub_finds_a_flipped_bit_that_nothing_else_tells_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Row 24; P."""
-    monkeypatch.setattr(sweeping, "_IDLE_SECONDS", 0.01)  # it begins after a minute; the test cannot wait so long
-    async with opened(tmp_path) as cache:
+    monkeypatch.setattr(scrub, "_IDLE_SECONDS", 0.01)  # it begins after a minute; the test cannot wait so long
+    async with opened(tmp_path, scrub_rate=GIB) as cache:
         digests = [await cache.keep(content(600, seed)) for seed in range(5)]
         flip_a_bit(cache.path(digests[3]), 599, keep_times=True)
-        scrubbing = asyncio.create_task(sweeping.scrub(cache.store))
+        scrubbing = asyncio.create_task(cache.cache.scrubber.run())
         await wait_until_async(lambda: digests[3] not in cache.store, "the scrub has found the damage")
         scrubbing.cancel()
         await asyncio.gather(scrubbing, return_exceptions=True)
@@ -303,5 +304,5 @@ async def test_a_directory_that_cannot_be_used_leaves_a_cache_that_keeps_nothing
         with pytest.raises(DiskFailure, match="cannot be used"):
             await cache.store.put(digest, b"x")
         assert await cache.store.open(digest) is None
-        assert not await cache.store.verify(digest)
+        assert await cache.store.verify(digest) is Verdict.GONE
         await cache.cache.tend()  # ends at once: there is nothing to look after

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.cache.disk import DiskCache
-from proxy.cache.files import Files
 from proxy.cache.index import Index
 from proxy.cache.lock import DirectoryInUse, DirectoryLock
 from proxy.cache.sweep import sweep
@@ -26,7 +25,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def swept(cache: Opened) -> None:
-    await sweep(Files(cache.directory), cache.store, cache.cache.catalog)
+    await sweep(cache.store, cache.cache.catalog)
 
 
 def place(directory: Path, digest: Digest, body: bytes) -> Path:

@@ -16,7 +16,6 @@ from typing import Any, Final
 import pytest
 
 from proxy.cache.disk import DiskCache
-from proxy.cache.files import Files
 from proxy.cache.sweep import sweep
 from proxy.observe.metrics import Metrics
 from proxy.oci.digest import Digest
@@ -157,7 +156,7 @@ async def test_the_sweep_gives_the_loop_its_turn_after_each_few_hundred_files(gr
 
         taking = asyncio.create_task(take_turns())
         with counted.counted():
-            await sweep(Files(grown.directories[blobs]), cache.blobs, cache.catalog)
+            await sweep(cache.blobs, cache.catalog)
             await asyncio.sleep(0)  # one more turn, that ends the last stretch
         taking.cancel()
         longest.append(max(after - before for before, after in pairwise(turns)))

@@ -1,0 +1,1 @@
+"""The admin port: who may read, who may change."""
