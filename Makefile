@@ -13,7 +13,7 @@ UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --g
 export PIP_USER = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve test check bench lock clean
+.PHONY: help install serve test check bench soak lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -27,17 +27,23 @@ test: install ## run every test; as root, missing client programs are installed 
 	@.ci/programs containerd dockerd podman skopeo umoci docker-registry nginx runc openssl haproxy promtool \
 		systemd-analyze docker-compose
 	@.ci/helm
+	@.ci/conformance
 	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
-check: install ## lint, format, types, layers
+check: install ## lint, format, types, layers, audit of the dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PYTHONPATH=. $(BIN)/lint-imports
+	$(BIN)/python -m tests.audit
 
 bench: install ## compare with nginx and registry on this machine
 	@.ci/programs nginx docker-registry wrk
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+soak: install ## ten minutes of pulls, faults, evictions and restarts; ARGS="--seconds 3600" for longer
+	@.ci/programs skopeo
+	@$(BIN)/python -m tests.soak $(ARGS)
 
 lock: install ## write the lock files anew from pyproject.toml; ARGS=--upgrade for newer versions
 	$(UV_COMPILE) $(ARGS) --output-file requirements.lock

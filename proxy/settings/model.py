@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,10 +13,12 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BeforeValidator, Field, PlainValidator, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from proxy.settings.access import Access, rules_fit
 from proxy.settings.base import NESTING, Misfit, Section, WholeNumber, as_list
 from proxy.settings.defaults import default_directory, with_built_in
 from proxy.settings.ecr import Ecr, Region, Role
 from proxy.settings.login import is_public, login_region
+from proxy.settings.policy import Policy, policy_fits
 from proxy.settings.problems import explain
 from proxy.settings.sources import CONFIG_VARIABLE, PREFIX, ConfigFile, Environment, origins
 from proxy.settings.targets import targets_fit
@@ -46,6 +49,24 @@ MAX_CONNECTIONS_PER_BLOB: Final = 32  # more than this looks like abuse to a reg
 
 # The first segment of every request of the registry API: an upstream of this name could not be addressed.
 RESERVED: Final = frozenset({"v2"})
+
+# What a header can carry, and nobody guesses.
+_TOKEN: Final = re.compile(r"[\x21-\x7e]{16,4096}")
+
+
+def _take_from_file(section: Section, key: str) -> None:
+    """Fill the secret `key` from the file that `<key>_file` names. Read once, at start: a file that cannot be used is
+    refused then, not when somebody needs it. Raises Misfit."""
+    file_key = f"{key}_file"
+    file = getattr(section, file_key)
+    if file is None:
+        return
+    if getattr(section, key) is not None:
+        raise Misfit((key,), None, f"{file_key} is set as well; keep one of them")
+    try:
+        object.__setattr__(section, key, SecretStr(secret_in(file, key)))
+    except ValueError as error:
+        raise Misfit((file_key,), str(file), str(error)) from None
 
 
 class Tls(Section):
@@ -79,12 +100,26 @@ class Registry(Section):
     write_timeout: Deadline = MINUTE  # without a single byte taken by the client
     keep_alive: Deadline = 150.0  # above the idle time of clients (BuildKit 120 s), so that they close first
     grace_period: Seconds = 25.0  # below the 30 s that Kubernetes waits before it kills
+    max_connections: Annotated[WholeNumber, Field(ge=1)] | None = None  # as many as files may be open for, up to 10000
+    max_connections_per_address: Annotated[WholeNumber, Field(ge=1)] | None = None  # nodes may share one address
 
 
 class Admin(Section):
-    """The port of the operator: health, metrics, API. Local by default: it has no access rules."""
+    """The port of the operator: health, metrics, API. Local by default: whoever reaches it may read."""
 
     listen: Address = Listen("127.0.0.1", 5001)
+    token: SecretStr | None = None  # from the environment, or what token_file held when it was loaded
+    token_file: ReadableFile | None = None
+
+    @model_validator(mode="after")
+    def _token(self) -> Self:
+        _take_from_file(self, "token")
+        if self.token is not None and not _TOKEN.fullmatch(self.token.get_secret_value()):
+            key = "token" if self.token_file is None else "token_file"
+            shown = self.token_file and str(self.token_file)
+            hint = "16 to 4096 visible ASCII characters; `openssl rand -hex 32` makes a good one"
+            raise Misfit((key,), shown, f"this is no token; write {hint}")
+        return self
 
 
 class Cache(Section):
@@ -95,6 +130,14 @@ class Cache(Section):
     )
     max_size: Annotated[Size, PlainValidator(positive_size)] = Size.parse("50GiB")
     min_free: Annotated[Size, PlainValidator(Size.parse)] = Size.parse("2GiB")
+    scrub_rate: Annotated[Size, PlainValidator(Size.parse)] = Size.parse("8MiB")  # a second: a terabyte in 36 hours
+
+    @model_validator(mode="after")
+    def _scrub_rate_is_bytes(self) -> Self:
+        if self.scrub_rate.percent is not None:
+            message = 'a share of the disk is no rate; write bytes per second, such as "8MiB", or 0 for no scrub'
+            raise Misfit(("scrub_rate",), str(self.scrub_rate), message)
+        return self
 
 
 class Log(Section):
@@ -127,14 +170,7 @@ class Upstream(Section):
 
     @model_validator(mode="after")
     def _credential(self) -> Self:
-        if self.password is not None and self.password_file is not None:
-            raise Misfit(("password",), None, "password_file is set as well; keep one of them")
-        if self.password_file is not None:
-            # Read once, here: a password file that cannot be used is refused at start, not at the first pull.
-            try:
-                object.__setattr__(self, "password", SecretStr(secret_in(self.password_file)))
-            except ValueError as error:
-                raise Misfit(("password_file",), str(self.password_file), str(error)) from None
+        _take_from_file(self, "password")
         if (self.username is None) != (self.password is None):
             missing = "username" if self.username is None else "password_file"
             raise Misfit((missing,), None, "a credential has two halves and this one is missing; set both or neither")
@@ -171,6 +207,7 @@ class Settings(BaseSettings, Section):
     )
 
     registry: Registry = Field(default_factory=Registry)
+    access: Access = Field(default_factory=Access)
     admin: Admin = Field(default_factory=Admin)
     cache: Cache = Field(default_factory=Cache)
     default_upstream: str = "docker.io"
@@ -178,6 +215,7 @@ class Settings(BaseSettings, Section):
         Field(default_factory=dict)
     )
     ecr: Ecr = Field(default_factory=Ecr)
+    policy: Policy = Field(default_factory=Policy)
     log: Log = Field(default_factory=Log)
 
     def __init__(self, config_file: Path | None, environ: Mapping[str, str]) -> None:
@@ -196,6 +234,9 @@ class Settings(BaseSettings, Section):
         object.__setattr__(self, "upstreams", MappingProxyType(dict(self.upstreams)))
         self._names_are_unique()
         targets_fit(self.ecr.targets, {name: upstream.auth for name, upstream in self.upstreams.items()})
+        policy_fits(self.policy, self.names, [target.name for target in self.ecr.targets])
+        certificates = self.registry.tls is not None and self.registry.tls.client_ca_file is not None
+        rules_fit(self.access, self.names, certificates=certificates)
         if self.default_upstream not in self.upstreams:
             known = ", ".join(self.upstreams) or "none is left"
             raise Misfit(("default_upstream",), self.default_upstream, f"there is no such upstream; one of: {known}")

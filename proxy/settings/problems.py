@@ -17,7 +17,7 @@ Path = tuple[str | int, ...]
 
 _MAX_SHOWN: Final = 200  # enough to recognise a value by, a path included
 _SECRET: Final = re.compile(r"pass|secret|token|credential|auth", re.IGNORECASE)
-_NOT_SECRET: Final = frozenset({"password_file", "token_hosts"})
+_NOT_SECRET: Final = frozenset({"token_hosts"})
 _USERINFO: Final = re.compile(r"//[^/@\s]*@")
 
 _ABSENT: Final = object()
@@ -77,7 +77,8 @@ def spelled(path: Path) -> str:
 def shown(path: Path, value: object) -> str:
     """`value` for a message: never a secret, never long, and only the kind of anything that may hold a secret."""
     key = next((part for part in reversed(path) if isinstance(part, str)), "")
-    if key not in _NOT_SECRET and _SECRET.search(key):
+    names_a_file = key.endswith("_file")
+    if not names_a_file and key not in _NOT_SECRET and _SECRET.search(key):
         return "(hidden)"
     if value is None:
         return "null"

@@ -133,12 +133,20 @@ def _numbered(tree: Any, over: Any) -> Any:
 
 def _refuse_passwords(document: Mapping[str, Any]) -> None:
     """A file is copied, committed and shown in tickets; a password in it would leave its trust domain."""
-    hint = "put it into a file of its own and name that with password_file, or set the environment variable"
-    message = f"a password does not belong into this file; {hint} {PREFIX}UPSTREAMS__<NAME>__PASSWORD"
-    upstreams = document.get("upstreams")
+
+    def problem(key: str, variable: str) -> Problem:
+        what = key.rpartition(".")[2]
+        hint = f"put it into a file of its own and name that with {what}_file, or set the environment variable"
+        return Problem(key, f"a {what} does not belong into this file; {hint} {PREFIX}{variable}", "(hidden)")
+
+    upstreams, admin = document.get("upstreams"), document.get("admin")
     named = upstreams.items() if isinstance(upstreams, Mapping) else ()
-    if holders := [name for name, upstream in named if isinstance(upstream, Mapping) and "password" in upstream]:
-        raise SettingsError([Problem(f"upstreams.{name}.password", message, "(hidden)") for name in holders])
+    holders = [name for name, upstream in named if isinstance(upstream, Mapping) and "password" in upstream]
+    problems = [problem(f"upstreams.{name}.password", "UPSTREAMS__<NAME>__PASSWORD") for name in holders]
+    if isinstance(admin, Mapping) and "token" in admin:
+        problems.append(problem("admin.token", "ADMIN__TOKEN"))
+    if problems:
+        raise SettingsError(problems)
 
 
 def _unfit(where: object, message: str) -> SettingsError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +23,11 @@ SHORT: Final = "a/b"
 def ecr_targets(settings: Settings) -> tuple[Target, ...]:
     """The configured targets as the ECR tier takes them, in order: defaults filled in, policies read."""
     auth = {name: upstream.auth for name, upstream in settings.upstreams.items()}
-    return tuple(_built(target, upstreams_of(target, auth)) for target in settings.ecr.targets)
+    gate = settings.policy.scan_gate
+    return tuple(
+        replace(_built(target, upstreams_of(target, auth)), gate=gate is not None and gate.target == target.name)
+        for target in settings.ecr.targets
+    )
 
 
 def upstreams_of(target: ecr.Target, auth: Mapping[str, str | None]) -> tuple[str, ...]:

@@ -217,9 +217,9 @@ def ca_bundle(value: object) -> Path:
     return file
 
 
-def secret_in(file: Path) -> str:
-    """The content of a password file without its trailing line ends."""
-    hint = "put the password in it, alone, as UTF-8 text"
+def secret_in(file: Path, what: str = "password") -> str:
+    """The content of a file that holds one secret, without its trailing line ends. `what` it is, for the message."""
+    hint = f"put the {what} in it, alone, as UTF-8 text"
     try:
         with file.open("rb") as stream:
             text = stream.read(_MAX_SECRET + 1)

@@ -18,7 +18,7 @@ from annotated_types import Ge, Le, MaxLen, MinLen
 from pydantic import PlainValidator
 from pydantic.fields import FieldInfo
 
-from proxy.settings import Listen, Settings, Size, Upstream, ecr, values
+from proxy.settings import Listen, Settings, Size, Upstream, access, ecr, policy, values
 from proxy.settings.base import Section, as_list, entries
 from proxy.settings.model import Cache
 
@@ -53,6 +53,14 @@ _PARSERS: Final[Sequence[tuple[Callable[..., Any], Schema]]] = (
     (ecr._prefix, {"type": "string", "maxLength": ecr.MAX_REPOSITORY_NAME // 2}),
     (ecr._platforms, {"oneOf": [{"enum": ["all", "pulled"]}, {**_LIST, "minItems": 1}]}),
     (ecr._some_upstreams, {**_LIST, "minItems": 1}),
+    (access._network, _TEXT),
+    (access._pattern, _TEXT),
+    (access._reason, {"type": "string", "maxLength": access.MAX_REASON}),
+    (policy._pattern, _TEXT),
+    (policy._exemption, _TEXT),
+    (policy._digest, {"type": "string", "pattern": "^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$"}),
+    (policy._moment, _TEXT),
+    (policy._reason, {"type": "string", "minLength": 1, "maxLength": policy.MAX_REASON}),
     (ecr._tags, {"type": "object", "additionalProperties": {"type": "string"}, "maxProperties": ecr.MAX_TAGS}),
 )
 _SCALARS: Final[Mapping[Any, Schema]] = {

@@ -26,7 +26,8 @@ def test_an_unknown_key_is_named_with_the_one_that_was_meant(refusal: Refusal) -
 
 
 def test_an_unknown_key_that_is_like_no_other_is_told_which_there_are(refusal: Refusal) -> None:
-    assert refusal("cache: {foo: 1}") == ["cache.foo -> unknown key; known here: directory, max_size, min_free"]
+    known = "directory, max_size, min_free, scrub_rate"
+    assert refusal("cache: {foo: 1}") == [f"cache.foo -> unknown key; known here: {known}"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,50 @@
+"""The two ports: where they listen, and what they bear."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from proxy.admin.guard import Guard
+from proxy.observe.metrics import Metrics
+from proxy.oci.secret import Secret
+from proxy.server import Limits, Listener, Server
+from proxy.server.protocol import App
+from proxy.settings import Settings
+
+# Health checks, Prometheus and a few people: whoever floods this port shall not take the registry's descriptors.
+ADMIN_CONNECTIONS: Final = 256
+
+
+def make_registry_port(settings: Settings, app: App, metrics: Metrics) -> Server:
+    """For clients."""
+    registry = settings.registry
+    limits = Limits(
+        header_timeout=registry.header_timeout,
+        write_timeout=registry.write_timeout,
+        keep_alive=registry.keep_alive,
+        grace=registry.grace_period,
+        max_connections=registry.max_connections,
+        max_connections_per_address=registry.max_connections_per_address,
+    )
+    server = Server(app, _registry_listener(settings), limits, refused=metrics.connections_refused.inc)
+    metrics.connections.set_function(lambda: server.connections)
+    return server
+
+
+def make_admin_port(settings: Settings, app: App, local_pass: str | None) -> Server:
+    """For the operator. `local_pass` lets the command line on this machine make changes."""
+    listen, token = settings.admin.listen, settings.admin.token
+    guarded = Guard(
+        app,
+        listen.host,
+        Secret(token.get_secret_value()) if token else None,
+        Secret(local_pass) if local_pass else None,
+    )
+    return Server(guarded, Listener(listen.host, listen.port), Limits(max_connections=ADMIN_CONNECTIONS), name="admin")
+
+
+def _registry_listener(settings: Settings) -> Listener:
+    listen, tls = settings.registry.listen, settings.registry.tls
+    if tls is None:
+        return Listener(listen.host, listen.port)
+    return Listener(listen.host, listen.port, tls.cert_file, tls.key_file, tls.client_ca_file)
