@@ -81,10 +81,11 @@ def test_the_optional_keys_of_millpond_yaml_are_the_defaults_too(tmp_path: Path)
 
 def test_the_configurations_in_the_readme_are_accepted(tmp_path: Path) -> None:
     texts = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    password = tmp_path / "docker-hub"
-    password.write_text("x")
+    (tmp_path / "docker-hub").write_text("x")
+    (tmp_path / "millpond").mkdir()
+    (tmp_path / "millpond" / "tokens").write_text("ci:0123456789abcdef\n")
     file = tmp_path / "millpond.yaml"
-    file.write_text("".join(texts).replace("/run/secrets/docker-hub", str(password)))
+    file.write_text("".join(texts).replace("/run/secrets", str(tmp_path)))
     settings = load(file, {})
     assert "quay.io" not in settings.upstreams
     assert [target.name for target in settings.ecr.targets] == ["dev", "prod"]

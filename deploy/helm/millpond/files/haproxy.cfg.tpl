@@ -66,6 +66,7 @@ frontend registry
     capture response header X-Request-Id len 64
     # Bytes are counted while a pull runs, not when it has ended.
     option contstats
+    # Millpond believes it of those in access.trusted_forwarders: name this machine there when you have rules by address.
     option forwardfor
 
     # txn.home is what is hashed. A blob's is its digest alone, whatever image it is asked for. A manifest, a tag list and
