@@ -22,6 +22,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from proxy.oci.secret import Secret
 
 _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+# A balancer on this machine asks by whatever name it was told; the answer is of no use to a page.
+_HEALTH: Final = frozenset({"/healthz", "/readyz"})
 # urlsplit takes `name[::1]` and `[::1]name` for ::1.
 _HOST: Final = re.compile(r"(?:\[[^\[\]@]*\]|[^\[\]@]*?)(?::[0-9]*)?")
 _LOCAL_NAMES: Final = frozenset({"localhost", "localhost.localdomain", "ip6-localhost"})
@@ -58,12 +60,12 @@ class Guard:
                 message["headers"] = [*message.get("headers", ()), *_HEADERS]
             await send(message)
 
-        refusal = self._refusal(scope["method"], headers)
+        refusal = self._refusal(scope["method"], scope["path"], headers)
         await (self._app if refusal is None else refusal)(scope, receive, marked)
 
-    def _refusal(self, method: str, headers: Headers) -> Response | None:
+    def _refusal(self, method: str, path: str, headers: Headers) -> Response | None:
         hosts = headers.getlist("host")
-        if self._local and not all(self._is_own(host) for host in hosts):
+        if self._local and path not in _HEALTH and not all(self._is_own(host) for host in hosts):
             return _refused(403, "this port is asked by another name than this machine's own; ask 127.0.0.1 instead")
         if method in _READS or self._holds_token(headers):
             return None

@@ -30,6 +30,12 @@ def test_whoever_reaches_the_port_may_read(request: pytest.FixtureRequest, kind:
     assert port.read(path).status == 200
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_a_balancer_on_the_same_machine_asks_after_its_health_by_any_name(local: Port, path: str) -> None:
+    """As deploy/haproxy/haproxy.cfg does."""
+    assert local.read(path, {"Host": "millpond"}).status == 200
+
+
 @pytest.mark.parametrize("name", ["127.0.0.1:5001", "127.8.8.8", "localhost", "LocalHost:80", "localhost.", "[::1]:1"])
 def test_a_port_of_this_machine_is_asked_by_its_own_names(local: Port, name: str) -> None:
     assert local.read(headers={"Host": name}).status == 200
@@ -46,7 +52,7 @@ def test_a_port_of_this_machine_does_not_answer_to_a_name_that_was_pointed_at_it
 
 
 def test_one_foreign_name_among_two_is_enough_to_be_refused(local: Port) -> None:
-    assert local.read(headers={"Host": "localhost", "host": "evil.test"}).status in (400, 403)
+    assert local.read("/metrics", {"Host": "localhost", "host": "evil.test"}).status in (400, 403)
 
 
 @pytest.mark.parametrize(

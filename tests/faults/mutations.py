@@ -245,7 +245,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         Behaviour(26, "B", "a directory that cannot be used leaves a program that passes through"),
-        (Edit("cache/disk.py", "except OSError as error:\n", "except ZeroDivisionError as error:\n"),),
+        (Edit("cache/disk.py", "OSError as error:\n            off = f", "ZeroDivisionError as error:\n            off = f"),),
         ("test_a_directory_that_is_read_only_at_start_leaves_a_program_that_passes_everything_through",),
     ),
     Mutation(
