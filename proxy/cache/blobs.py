@@ -7,7 +7,9 @@ When the disk cannot be used the store says so (`DiskFailure`), and pulls pass t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +18,7 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
+from proxy.cache.departures import Why
 from proxy.cache.files import PIECE, BlobFile, Files, Found, IncomingFile
 from proxy.cache.index import Entry, Index
 from proxy.cache.verdict import Verdict
@@ -60,9 +63,13 @@ class BlobStore:
         self._metrics = metrics
         self._index = index
         self._reserved = 0  # bytes promised to what is arriving
+        self._crowded = ""
         self._arriving: set[IncomingFile] = set()
         self._paused_until = 0.0
         self._threads = ThreadPoolExecutor(_THREADS, "disk")
+        metrics.cache_max_bytes.set(max_size)
+        metrics.cache_min_free_bytes.set(min_free)
+        metrics.cache_pinned_bytes.set_function(lambda: self.pinned)
         metrics.cache_bytes.set_function(lambda: self.accounted)
         metrics.cache_blobs.set_function(lambda: len(index))
         metrics.cache_up.set_function(lambda: not self.trouble)
@@ -80,6 +87,21 @@ class BlobStore:
         return self._index.bytes
 
     @property
+    def count(self) -> int:
+        """Blobs and manifests that are there."""
+        return len(self._index)
+
+    @property
+    def budget(self) -> tuple[int, int]:
+        """Bytes that may be stored, and bytes that the file system is to have left."""
+        return self._max_size, self._min_free
+
+    @property
+    def pinned(self) -> int:
+        """Bytes of what is there and pinned."""
+        return self._index.held_bytes
+
+    @property
     def unusable(self) -> str:
         """Why nothing is ever kept or read; empty when there is a disk."""
         return "" if self._files else self._off
@@ -90,6 +112,11 @@ class BlobStore:
         if self._files is None or time.monotonic() < self._paused_until:
             return self._off
         return ""
+
+    @property
+    def crowded(self) -> str:
+        """Why there was no room for what arrived last; empty when there was."""
+        return self._crowded
 
     @property
     def unconfirmed(self) -> set[Digest]:
@@ -106,8 +133,18 @@ class BlobStore:
             raise KeyError(digest)
         return entry.size
 
+    def used(self, digest: Digest) -> float | None:
+        """When the blob was last asked for, wall time in seconds; None when it is not there."""
+        entry = self._index.get(digest)
+        return entry.used if entry else None
+
+    def next_to_go(self, count: int) -> list[tuple[Digest, Entry]]:
+        """The blobs that make room first, at most so many of them. Costs no more than those."""
+        return self._index.next_to_go(count)
+
     def digests(self) -> list[Digest]:
-        """What is there now, least recently used first. With very many, this takes too long for the event loop."""
+        """What is there now, least recently used first, then what is pinned. With very many, this takes too long for
+        the event loop."""
         return list(self._index)
 
     async def walk(self) -> AsyncIterator[list[Found]]:
@@ -117,19 +154,29 @@ class BlobStore:
             while batch := await self._on_thread(_listed, islice(files, _BATCH)):
                 yield batch
 
+    async def free(self) -> int | None:
+        """Bytes that the file system has left now; None where there is none, or it does not say."""
+        free = None
+        if self._files is not None:
+            with contextlib.suppress(OSError):
+                free = await self._on_thread(self._files.free)
+        self._metrics.cache_free_bytes.set(math.nan if free is None else free)
+        return free
+
     def touch(self, digest: Digest) -> None:
         """Remember that the blob was used just now. Costs no I/O."""
         self._index.touch(digest)
 
-    async def open(self, digest: Digest) -> BlobFile | None:
-        """The blob for reading, checked against the index; None where it is not there, or not what it was."""
+    async def open(self, digest: Digest, *, use: bool = True) -> BlobFile | None:
+        """The blob for reading, checked against the index; None where it is not there, or not what it was. Whoever only
+        looks at it makes no `use` of it."""
         if self._files is None or digest not in self._index:
             return None
         try:
             found = await self._on_thread(self._files.open, digest)
         except OSError as error:
             if error.errno not in _NOT_THE_FILES_FAULT:
-                await self.evict(digest)
+                await self.evict(digest, "damaged")
             self._pause(error)
             return None
         entry = self._index.get(digest)
@@ -142,14 +189,15 @@ class BlobStore:
             await self._distrust(digest)
         elif found.changed == entry.changed or await self.verify(digest) is Verdict.INTACT:
             entry.changed = found.changed
-            self.touch(digest)
+            if use:
+                self.touch(digest)
             return found
         found.close()
         return None
 
-    async def read(self, digest: Digest) -> bytes | None:
-        """The whole of a small blob (a manifest), not verified; None where it is not there."""
-        blob = await self.open(digest)
+    async def read(self, digest: Digest, *, use: bool = True) -> bytes | None:
+        """The whole of a small blob (a manifest), not verified; None where it is not there. `use` is as in `open`."""
+        blob = await self.open(digest, use=use)
         if blob is None:
             return None
         try:
@@ -279,9 +327,9 @@ class BlobStore:
 
     # What goes
 
-    async def evict(self, digest: Digest) -> None:
-        """Remove a blob, whether or not someone reads it: readers keep their open file."""
-        self._index.forget(digest)
+    async def evict(self, digest: Digest, why: Why = "purged") -> None:
+        """Remove a blob, whether or not someone reads it: readers keep their open file. `why` is remembered."""
+        self._index.forget(digest, why)
         if self._files is not None:
             try:
                 await self._on_thread(self._files.remove, digest)
@@ -289,10 +337,11 @@ class BlobStore:
                 self._pause(error)
 
     async def shrink(self) -> None:
-        """Evict down to the budget: after a restart with a smaller one, or after files were adopted."""
-        while self.accounted > self._max_size and self._index:
+        """Evict down to the budget, or to what is pinned: after a restart with a smaller one, or after files were
+        adopted."""
+        while self.accounted > self._max_size and (oldest := self._index.next_to_go(1)):
             self._metrics.evictions.inc()
-            await self.evict(next(iter(self._index)))
+            await self.evict(oldest[0][0], "evicted")
 
     def close(self) -> None:
         self._threads.shutdown()
@@ -302,17 +351,26 @@ class BlobStore:
         # What others were promised and have not written yet is still counted as free by the file system.
         unwritten = self._reserved - sum(incoming.written for incoming in self._arriving)
         lacking = max(self.accounted + size - self._max_size, unwritten + size + self._min_free - free)
-        if lacking > self._index.bytes:
-            raise DiskFailure(
-                f"no room for {size} bytes beside {self._reserved} that are arriving: cache.max_size is "
-                f"{self._max_size} bytes, {free} bytes are free, cache.min_free keeps {self._min_free} of them"
-            )
+        if lacking > self._index.bytes - self._index.held_bytes:
+            raise self._refusal(size, free)
+        self._crowded = ""
         victims = self._index.oldest(lacking)
         for digest, _ in victims:
-            self._index.forget(digest)
+            self._index.forget(digest, "evicted")
             self._metrics.evictions.inc()
         self._reserved += size
         return victims
+
+    def _refusal(self, size: int, free: int) -> DiskFailure:
+        pinned = f" and {self.pinned} that are pinned (unpin an image to make room)" if self.pinned else ""
+        reason = (
+            f"no room for {size} bytes beside {self._reserved} that are arriving{pinned}: cache.max_size is "
+            f"{self._max_size} bytes, {free} bytes are free, cache.min_free keeps {self._min_free} of them"
+        )
+        if not self._crowded:  # once, however many pulls pass through
+            structlog.get_logger().warning("no room in the disk cache, pulls pass through", reason=reason)
+        self._crowded = reason
+        return DiskFailure(reason)
 
     def _release(self, incoming: IncomingFile) -> None:
         self._arriving.discard(incoming)
@@ -321,7 +379,7 @@ class BlobStore:
     async def _distrust(self, digest: Digest) -> None:
         structlog.get_logger().error("cached blob damaged: evicted", digest=digest)
         self._metrics.unverified.labels("disk").inc()
-        await self.evict(digest)
+        await self.evict(digest, "damaged")
 
     def _pause(self, error: OSError) -> DiskFailure:
         self._off = f"the disk refused: {error.strerror or error}"

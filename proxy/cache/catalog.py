@@ -6,81 +6,32 @@ right to be served is not: only a repository that was seen to hold a digest give
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Container, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from math import isfinite
 from typing import Final
 
+from proxy.cache.holdings import Holdings, TagRecord
 from proxy.cache.ledger import Record
 from proxy.oci.digest import Digest
 from proxy.oci.errors import MillpondError
-from proxy.oci.manifest import Manifest
+from proxy.oci.manifest import INDEXES, Manifest
 from proxy.oci.names import Repository
+
+__all__ = ["Cached", "Catalog", "TagRecord"]
 
 # Of a ledger that is read, neighbouring records are mostly of few repositories.
 _RECENT_NAMES: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class TagRecord:
-    """Where a tag pointed when upstream last confirmed it (`checked`, wall time in seconds)."""
+class Cached:
+    """An image as a repository has it: by a tag, with the moment of its last confirmation, or by its digest alone."""
 
+    tag: str | None
     digest: Digest
-    checked: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """A manifest that a repository holds: its type, and the digests of what it names."""
-
-    media_type: str
-    names: tuple[Digest, ...]
-
-
-@dataclass(slots=True)
-class _Holdings:
-    """What one repository was seen to hold. Whatever goes is found by its key: nothing here is ever searched."""
-
-    tags: dict[str, TagRecord] = field(default_factory=dict)
-    tagged: dict[Digest, set[str]] = field(default_factory=dict)  # the same, by where they point
-    manifests: dict[Digest, _Known] = field(default_factory=dict)
-    sizes: dict[Digest, int] = field(default_factory=dict)  # of what the manifests name
-    shared: dict[Digest, int] = field(default_factory=dict)  # how many more name it, of what several name
-
-    def point(self, tag: str, record: TagRecord) -> None:
-        self.unpoint(tag)
-        self.tags[tag] = record
-        self.tagged.setdefault(record.digest, set()).add(tag)
-
-    def unpoint(self, tag: str) -> bool:
-        """Whether there was such a tag."""
-        if (record := self.tags.pop(tag, None)) is None:
-            return False
-        others = self.tagged[record.digest]
-        others.remove(tag)
-        if not others:
-            del self.tagged[record.digest]
-        return True
-
-    def add(self, digest: Digest, media_type: str, names: Iterable[tuple[Digest, int]]) -> None:
-        if digest in self.manifests:
-            self.remove(digest)
-        sizes = tuple(names)
-        self.manifests[digest] = _Known(sys.intern(media_type), tuple(name for name, _ in sizes))
-        for name, size in sizes:
-            if name in self.sizes:
-                self.shared[name] = self.shared.get(name, 0) + 1
-            self.sizes[name] = size
-
-    def remove(self, digest: Digest) -> None:
-        for name in self.manifests.pop(digest).names:
-            others = self.shared.pop(name, 0)
-            if others > 1:
-                self.shared[name] = others - 1
-            elif not others:
-                del self.sizes[name]
+    checked: float | None
 
 
 class Catalog:
@@ -91,9 +42,20 @@ class Catalog:
 
     def __init__(self, note: Callable[..., None]) -> None:
         self._note = note
-        self._holdings: dict[Repository, _Holdings] = {}
+        self._holdings: dict[Repository, Holdings] = {}
         self._holders: dict[Digest, set[Repository]] = {}  # of manifests, so that an evicted one is found at once
         self._seen: dict[Digest, dict[Repository, int]] = {}  # blobs that upstream confirmed, with no manifest at hand
+        self._told: Callable[[Repository, Digest, str | None], None] = _tell_nobody
+        self._unpointed: Callable[[Repository, Digest, str], None] = _tell_nobody
+
+    def watch(self, told: Callable[[Repository, Digest, str | None], None]) -> None:
+        """From now on `told(repository, digest, tag)` hears where each tag points, again with each confirmation, and
+        with None as the tag of each manifest that a repository holds."""
+        self._told = told
+
+    def watch_departures(self, unpointed: Callable[[Repository, Digest, str], None]) -> None:
+        """From now on `unpointed(repository, digest, tag)` hears of each tag that goes because its manifest does."""
+        self._unpointed = unpointed
 
     # Tags
 
@@ -104,6 +66,7 @@ class Catalog:
     def set_tag(self, repository: Repository, name: str, record: TagRecord) -> None:
         self._of(repository).point(name, record)
         self._note(f"t {repository} {name}", [record.digest, record.checked])
+        self._told(repository, record.digest, name)
 
     def drop_tag(self, repository: Repository, name: str) -> None:
         holdings = self._holdings.get(repository)
@@ -115,6 +78,24 @@ class Catalog:
         """Every tag known of the repository, in lexical order."""
         holdings = self._holdings.get(repository)
         return sorted(name for name in holdings.tags if "/" not in name) if holdings else []
+
+    def tags_of(self, repository: Repository, digest: Digest) -> list[str]:
+        """The tags that point at a manifest, in lexical order."""
+        holdings = self._holdings.get(repository)
+        return sorted(name for name in holdings.tagged.get(digest, ()) if "/" not in name) if holdings else []
+
+    def images(self, repository: Repository) -> Iterator[Cached]:
+        """What is an image by itself: whatever has a tag, and each manifest that neither a tag nor another manifest
+        names. The repository may change meanwhile."""
+        holdings = self._holdings.get(repository)
+        if holdings is None:
+            return
+        for name, record in list(holdings.tags.items()):
+            if "/" not in name and record.digest in holdings.manifests:
+                yield Cached(name, record.digest, record.checked)
+        for digest in list(holdings.manifests):
+            if digest not in holdings.tagged and digest not in holdings.sizes:
+                yield Cached(None, digest, None)
 
     # What a repository holds
 
@@ -130,11 +111,46 @@ class Catalog:
         size = holdings.sizes.get(digest) if holdings else None
         return self._seen.get(digest, {}).get(repository) if size is None else size
 
+    def names(self, repository: Repository, digest: Digest) -> tuple[Digest, ...]:
+        """What a manifest of the repository names itself; nothing where there is no such manifest."""
+        holdings = self._holdings.get(repository)
+        known = holdings.manifests.get(digest) if holdings else None
+        return known.names if known else ()
+
+    def named(self, repository: Repository, digest: Digest) -> Iterator[tuple[Digest, int]]:
+        """All that a manifest names, and what the images of an index name, each once and with its size, in bytes. The
+        repository may change meanwhile."""
+        seen, waiting = {digest}, [digest]
+        while waiting:
+            manifest = waiting.pop()
+            index = self.media_type(repository, manifest) in INDEXES
+            for name in self.names(repository, manifest):
+                if name not in seen:
+                    seen.add(name)
+                    if index:
+                        waiting.append(name)
+                    yield name, self.blob_size(repository, name) or 0
+
+    def manifests(self, repository: Repository) -> list[Digest]:
+        """Every manifest that the repository holds."""
+        holdings = self._holdings.get(repository)
+        return list(holdings.manifests) if holdings else []
+
+    def is_named(self, repository: Repository, digest: Digest) -> bool:
+        """Whether a manifest of the repository names it."""
+        holdings = self._holdings.get(repository)
+        return holdings is not None and digest in holdings.sizes
+
+    def holders(self, digest: Digest) -> set[Repository]:
+        """The repositories that hold a manifest."""
+        return set(self._holders.get(digest, ()))
+
     def add_manifest(self, repository: Repository, manifest: Manifest) -> None:
         """The repository holds this manifest, and so the blobs and manifests that it names."""
         names = tuple((found.digest, found.size) for found in (*manifest.children, *manifest.blobs))
         self._add(repository, manifest.digest, manifest.media_type, names)
         self._note(f"m {repository} {manifest.digest}", [manifest.media_type, *names])
+        self._told(repository, manifest.digest, None)
 
     def add_blob(self, repository: Repository, digest: Digest, size: int) -> None:
         """Upstream says that the repository holds this blob."""
@@ -149,14 +165,25 @@ class Catalog:
         """
         for repository in self._seen.pop(digest, ()):
             self._note(f"h {repository} {digest}", None)
-        for repository in self._holders.pop(digest, ()):
-            holdings = self._holdings[repository]
-            holdings.remove(digest)
-            self._note(f"m {repository} {digest}", None)
-            for tag in list(holdings.tagged.get(digest, ())):
-                holdings.unpoint(tag)
-                self._note(f"t {repository} {tag}", None)
-            self._tidy(repository, holdings)
+        for repository in self.holders(digest):
+            self.drop_manifest(repository, digest)
+
+    def drop_manifest(self, repository: Repository, digest: Digest) -> None:
+        """The repository no longer holds this manifest: its tags go, and what was known through it."""
+        holders = self._holders.get(digest, set())
+        if repository not in holders:
+            return
+        holders.remove(repository)
+        if not holders:
+            del self._holders[digest]
+        holdings = self._holdings[repository]
+        holdings.remove(digest)
+        self._note(f"m {repository} {digest}", None)
+        for tag in list(holdings.tagged.get(digest, ())):
+            holdings.unpoint(tag)
+            self._note(f"t {repository} {tag}", None)
+            self._unpointed(repository, digest, tag)
+        self._tidy(repository, holdings)
 
     def repositories(self) -> list[Repository]:
         """Every repository of which a manifest is cached."""
@@ -209,8 +236,8 @@ class Catalog:
             if digest not in present:
                 self.forget(digest)
 
-    def _of(self, repository: Repository) -> _Holdings:
-        return self._holdings.setdefault(repository, _Holdings())
+    def _of(self, repository: Repository) -> Holdings:
+        return self._holdings.setdefault(repository, Holdings())
 
     def _add(
         self, repository: Repository, digest: Digest, media_type: str, names: Iterable[tuple[Digest, int]]
@@ -218,9 +245,13 @@ class Catalog:
         self._of(repository).add(digest, media_type, names)
         self._holders.setdefault(digest, set()).add(repository)
 
-    def _tidy(self, repository: Repository, holdings: _Holdings) -> None:
+    def _tidy(self, repository: Repository, holdings: Holdings) -> None:
         if not holdings.tags and not holdings.manifests:
             del self._holdings[repository]
+
+
+def _tell_nobody(_repository: Repository, _digest: Digest, _tag: str | None) -> None:
+    """Nobody watches."""
 
 
 @lru_cache(_RECENT_NAMES)

@@ -15,11 +15,13 @@ import structlog
 from proxy.cache.admin_pass import write_pass
 from proxy.cache.blobs import BlobStore
 from proxy.cache.catalog import Catalog
+from proxy.cache.departures import Departures
 from proxy.cache.files import Files
 from proxy.cache.index import Index
 from proxy.cache.journal import Journal
 from proxy.cache.ledger import Ledger, Record
 from proxy.cache.lock import DirectoryLock
+from proxy.cache.pins import Pins
 from proxy.cache.register import Register
 from proxy.cache.scrub import Scrubber
 from proxy.cache.sweep import sweep
@@ -31,10 +33,12 @@ from proxy.oci.errors import DigestInvalid
 
 # Records of the ledger that are in memory at once while it is read.
 _BATCH: Final = 1000
+# Between two looks at the free space, which others fill as well: no longer than between two scrapes.
+_LOOK_SECONDS: Final = 15.0
 
 
 class DiskCache:
-    """`blobs` (bytes by digest), `catalog` (who holds what) and `scrubber`, over one directory.
+    """`blobs` (bytes by digest), `catalog` (who holds what), `pins` (what stays) and `scrubber`, over one directory.
 
     A directory that cannot be used leaves an empty cache that keeps nothing: pulls pass through.
     """
@@ -58,6 +62,7 @@ class DiskCache:
         self._directory = directory
         self._files: Files | None = None
         self._journals: list[Journal] = []
+        self._tending: asyncio.TaskGroup | None = None
         self._lock: DirectoryLock | None = None
         self.catalog, self._index = _restored(_keep_no_note, clock, ())
         off, total = "", 0
@@ -83,6 +88,10 @@ class DiskCache:
             metrics=metrics,
             off=off,
         )
+        self.departures = Departures(self.register("departures"), clock)
+        self._index.watch(self.departures.left)
+        self.catalog.watch_departures(self.departures.unpointed)
+        self.pins = Pins(self.register("pins"), self.catalog, self._index, clock)
         self.scrubber = Scrubber(self.blobs, rate=scrub_rate, metrics=metrics, clock=clock)
 
     def admin_pass(self) -> str | None:
@@ -102,14 +111,25 @@ class DiskCache:
             self._journals.append(register.journal)
         return register
 
+    async def register_late(self, name: str) -> Register:
+        """As `register`, while `tend` runs."""
+        register = await asyncio.to_thread(Register, self._directory / name if self._files else None)
+        if register.journal:
+            self._journals.append(register.journal)
+            if self._tending is not None:
+                self._tending.create_task(surviving(register.journal.run, "ledger"))
+        return register
+
     async def tend(self) -> None:
         """Sweep once, then scrub, and write the ledger behind all that; until cancelled."""
         if self._files is None:
             return
         async with asyncio.TaskGroup() as tasks:
+            self._tending = tasks
             for journal in self._journals:
                 tasks.create_task(surviving(journal.run, "ledger"))
             tasks.create_task(surviving(self._watch, "cache housekeeping"))
+            tasks.create_task(surviving(self._watch_space, "free space"))
 
     async def settle(self, tell: Callable[[Digest, Verdict], None]) -> None:
         """Sweep once, for whoever has the directory without serving from it. `tell` is called for what is dropped."""
@@ -127,6 +147,11 @@ class DiskCache:
     async def _watch(self) -> None:
         await sweep(self.blobs, self.catalog)
         await self.scrubber.run()
+
+    async def _watch_space(self) -> None:
+        while True:
+            await self.blobs.free()
+            await asyncio.sleep(_LOOK_SECONDS)
 
     def _records(self) -> dict[str, Record]:
         return self.catalog.records() | self._index.records()

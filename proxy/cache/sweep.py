@@ -40,7 +40,7 @@ async def sweep(store: BlobStore, catalog: Catalog, tell: Callable[[Digest, Verd
             store.unconfirmed.discard(entry.digest)
             if entry.digest in store:
                 if entry.size != store.size(entry.digest):
-                    await store.evict(entry.digest)
+                    await store.evict(entry.digest, "damaged")
                     drop(entry.digest, Verdict.DAMAGED)
             elif await _adopt(store, entry):
                 adopted += 1

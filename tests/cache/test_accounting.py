@@ -19,9 +19,11 @@ from proxy.cache.sweep import sweep
 from proxy.cache.verdict import Verdict
 from proxy.oci.digest import Digest
 from proxy.oci.errors import DiskFailure
+from proxy.oci.names import Repository
 from tests.cache.disks import Opened, bytes_on_disk, content, opened
 
 MAX_SIZE = 2000
+APP = Repository("docker.io", "library/app")
 sizes = st.integers(0, 900) | st.just(MAX_SIZE + 1)
 seeds = st.integers(0, 3)
 choices = st.integers(0, 50)
@@ -38,6 +40,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.arriving: list[tuple[IncomingFile, bytes]] = []
         self.bodies: dict[Digest, bytes] = {}
         self.order: list[Digest] = []  # what must be there, least recently used first
+        self.pinned: set[Digest] = set()  # there or not
 
     @initialize()
     def start(self) -> None:
@@ -52,10 +55,11 @@ class CacheMachine(RuleBasedStateMachine):
     def make_room(self, size: int) -> bool:
         """What the store has to do for `size` bytes, in the slow way."""
         reserved = sum(incoming.size for incoming, _ in self.arriving)
-        if size + reserved > MAX_SIZE:
+        kept = sum(len(self.bodies[digest]) for digest in self.order if digest in self.pinned)
+        if size + reserved + kept > MAX_SIZE:
             return False
         while sum(len(self.bodies[digest]) for digest in self.order) + reserved + size > MAX_SIZE:
-            self.order.pop(0)
+            self.order.remove(next(digest for digest in self.order if digest not in self.pinned))
         return True
 
     def use(self, digest: Digest) -> None:
@@ -120,6 +124,22 @@ class CacheMachine(RuleBasedStateMachine):
         self.use(digest)
         self.cache.clock.now += 1
 
+    @rule(size=sizes, seed=seeds)
+    def pin(self, size: int, seed: int) -> None:
+        digest, _ = self.body(size, seed)
+        self.cache.cache.pins.pin(APP, digest, digest)
+        self.pinned.add(digest)
+
+    @precondition(lambda self: self.pinned)
+    @rule(which=choices)
+    def unpin(self, which: int) -> None:
+        digest = sorted(self.pinned)[which % len(self.pinned)]
+        self.cache.cache.pins.unpin(APP, digest)
+        self.pinned.remove(digest)
+        if digest in self.order:
+            self.use(digest)
+        self.cache.clock.now += 1
+
     @precondition(lambda self: self.order)
     @rule(which=choices)
     def evict(self, which: int) -> None:
@@ -157,14 +177,19 @@ class CacheMachine(RuleBasedStateMachine):
         self.runner.run(sweep(self.cache.store, self.cache.cache.catalog))
         if killed:
             assert set(self.cache.store.digests()) == set(self.order)
-            self.order = self.cache.store.digests()
+            kept = [digest for digest in self.order if digest in self.pinned]
+            self.order = [digest for digest in self.cache.store.digests() if digest not in self.pinned] + kept
 
     @invariant()
     def every_byte_is_accounted_for(self) -> None:
         if not hasattr(self, "cache"):
             return
         store = self.cache.store
-        assert store.digests() == self.order
+        may_go = [digest for digest in self.order if digest not in self.pinned]
+        kept = set(self.order).intersection(self.pinned)
+        assert [digest for digest, _ in store.next_to_go(len(self.order) + 1)] == may_go
+        assert set(store.digests()[len(may_go) :]) == kept
+        assert store.pinned == sum(len(self.bodies[digest]) for digest in kept)
         assert store.accounted <= MAX_SIZE
         unwritten = sum(incoming.size - incoming.hashed for incoming, _ in self.arriving)
         assert store.accounted - unwritten == bytes_on_disk(self.directory)
