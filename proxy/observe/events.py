@@ -30,8 +30,10 @@ class Served:
     origin: str = ""  # as in X-Millpond
     confirmed: bool = True  # False: a tag of which others than upstream said where it points
     bytes: int = 0
+    first_byte: float = 0.0  # seconds until the first of it
     seconds: float = 0.0
     outcome: str = "complete"  # or: client left, aborted
+    reason: str = ""  # one sentence: why it did not simply come from the disk
     why: str = ""  # the error, when there was one
 
 
@@ -45,7 +47,7 @@ _log = structlog.get_logger()
 def log_served(served: Served) -> None:
     """One structured line a request."""
     fields = {key: value for key, value in vars(served).items() if value != ""}
-    fields["seconds"] = round(served.seconds, 4)
+    fields["first_byte"], fields["seconds"] = round(served.first_byte, 4), round(served.seconds, 4)
     if served.confirmed:
         del fields["confirmed"]  # as nearly always
     (_log.warning if served.status >= 500 or served.outcome == "aborted" else _log.info)("served", **fields)
@@ -56,17 +58,20 @@ def count_served(metrics: Metrics) -> Observer:
 
     # The label values are few (`Metrics`), and looking them up costs more than counting.
     @cache
-    def of(upstream: str, kind: str, origin: str, status: int) -> tuple[Counter, Counter, Histogram]:
+    def of(upstream: str, kind: str, origin: str, status: int) -> tuple[Counter, Counter, Histogram, Histogram]:
         return (
             metrics.requests.labels(upstream, kind, origin, str(status)),
             metrics.served_bytes.labels(upstream, origin),
+            metrics.first_byte_seconds.labels(kind, origin),
             metrics.request_seconds.labels(kind),
         )
 
     def count(served: Served) -> None:
-        requests, sent, seconds = of(served.upstream, served.kind, served.origin, served.status)
+        requests, sent, first_byte, seconds = of(served.upstream, served.kind, served.origin, served.status)
         requests.inc()
         sent.inc(served.bytes)
+        if served.first_byte:
+            first_byte.observe(served.first_byte)
         seconds.observe(served.seconds)
 
     return count

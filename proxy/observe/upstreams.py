@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from http import HTTPStatus
+from typing import Final, Protocol
+
+from prometheus_client import Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from proxy.observe.metrics import Metrics
+
+# Upstream may answer any number: those that mean nothing to HTTP share a series, a class each.
+_STATUSES: Final = frozenset(HTTPStatus)
 
 
 class _Quota(Protocol):
     """A rate limit as upstream reported it."""
 
+    @property
+    def limit(self) -> int | None: ...
     @property
     def remaining(self) -> int | None: ...
 
@@ -21,11 +32,58 @@ class UpstreamMetrics:
         self._metrics = metrics
 
     def request(self, upstream: str, noun: str, status: int) -> None:
-        self._metrics.upstream_requests.labels(upstream, noun, str(status) if status else "none").inc()
+        self._metrics.upstream_requests.labels(upstream, noun, _named(status)).inc()
 
     def token(self, upstream: str, outcome: str) -> None:
         self._metrics.token_fetches.labels(upstream, outcome).inc()
 
     def rate_limit(self, upstream: str, limit: _Quota) -> None:
+        if limit.limit is not None:
+            self._metrics.rate_limit.labels(upstream).set(limit.limit)
         if limit.remaining is not None:
             self._metrics.rate_limit_remaining.labels(upstream).set(limit.remaining)
+
+
+def _named(status: int) -> str:
+    if status in _STATUSES:
+        return str(status)
+    return f"{status // 100}xx" if status else "none"
+
+
+class _Health(Protocol):
+    """How an upstream has answered lately."""
+
+    @property
+    def state(self) -> str: ...
+    @property
+    def until(self) -> float | None: ...
+
+
+class _Watched(Protocol):
+    @property
+    def health(self) -> _Health: ...
+
+
+class UpstreamStates(Collector):
+    """The state of each upstream at the moment of a scrape: of those that there are then."""
+
+    def __init__(self, upstreams: Mapping[str, _Watched], states: Sequence[str]) -> None:
+        """`states` are all that `health` may have."""
+        self._upstreams = upstreams
+        self._states = states
+
+    def collect(self) -> Iterator[Metric]:
+        state = GaugeMetricFamily(
+            "millpond_upstream_state", "1 for the state that an upstream is in.", labels=("upstream", "state")
+        )
+        paused = GaugeMetricFamily(
+            "millpond_upstream_breaker_open",
+            "1 while an upstream is not asked, because it has failed or limits.",
+            labels=("upstream",),
+        )
+        for name, upstream in self._upstreams.items():
+            health = upstream.health
+            for each in self._states:
+                state.add_metric((name, each), health.state == each)
+            paused.add_metric((name,), health.until is not None)
+        yield from (state, paused)

@@ -30,6 +30,8 @@ MAX_DESCRIPTORS: Final = 10_000
 # RFC 6838. It goes out as a header: what a manifest states must not be able to write further ones.
 _RESTRICTED: Final = "[a-z0-9][a-z0-9!#$&^_.+-]{0,126}"
 _MEDIA_TYPE: Final = re.compile(rf"{_RESTRICTED}/{_RESTRICTED}\Z", re.ASCII | re.IGNORECASE)
+# Layers that only their owner may hand out; images name them with the URLs where they are, and no registry has them.
+_NOT_DISTRIBUTED: Final = ("nondistributable", ".foreign.")
 _GENERIC_TYPES: Final = frozenset({"", "application/json", "application/octet-stream", "text/plain"})
 
 
@@ -41,6 +43,11 @@ class Descriptor:
     size: int
     media_type: str
     platform: str | None = None  # os/architecture[/variant], for a child of an index
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether its type says that no registry hands it out."""
+        return any(mark in self.media_type for mark in _NOT_DISTRIBUTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +152,12 @@ def _parse_descriptors(entries: list[Any]) -> tuple[Descriptor, ...]:
             parsed = Digest.parse(digest)
         except DigestInvalid:
             continue  # an algorithm that cannot be verified cannot be asked for either; the manifest itself passes
-        found.append(Descriptor(parsed, size, media_type, _platform(entry.get("platform"))))
+        found.append(Descriptor(parsed, size, media_type, platform_of(entry.get("platform"))))
     return tuple(found)
 
 
-def _platform(value: object) -> str | None:
+def platform_of(value: object) -> str | None:
+    """os/architecture[/variant], of an index's word on a child, or of an image's configuration."""
     if not isinstance(value, dict):
         return None
     parts = (value.get("os"), value.get("architecture"), value.get("variant"))

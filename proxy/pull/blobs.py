@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from contextlib import aclosing, closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Literal, Protocol
 
 from proxy.cache.blobs import BlobStore
@@ -23,6 +24,8 @@ from proxy.pull.freshness import Refusals
 from proxy.pull.lanes import Lanes
 from proxy.pull.near import Near
 from proxy.pull.policy import Policy
+from proxy.pull.progress import Progress
+from proxy.pull.reasons import JOINED, OTHER_SIZE, TOO_LARGE, UNREADABLE, Reasons, past
 from proxy.pull.relay import Relay
 from proxy.pull.shared import Shared
 from proxy.pull.tiers import Tiers
@@ -33,13 +36,17 @@ Origin = Literal["hit", "joined", "ecr", "upstream", "stale"]
 
 class Blob(Protocol):
     """A blob that can be read, any range of it, any number of times, until it is closed. `arrived` waits, where it is
-    arriving, until a reading up to `stop` need not wait, and hurries nobody."""
+    arriving, until a reading up to `stop` need not wait, and hurries nobody. `kept` waits until it is on the disk, and
+    raises what it failed of: DiskFailure where the disk does not take it."""
 
     @property
     def origin(self) -> Origin: ...
     @property
+    def reason(self) -> str: ...
+    @property
     def size(self) -> int: ...
     async def arrived(self, stop: int) -> None: ...
+    async def kept(self) -> None: ...
     def read(self, start: int, stop: int) -> AsyncGenerator[Piece, None]: ...
     def close(self) -> None: ...
 
@@ -57,6 +64,7 @@ class Blobs:
         metrics: Metrics,
         near: Sequence[Near] = (),
         policy: Policy | None = None,
+        reasons: Reasons | None = None,
     ) -> None:
         """`sources` has the remote registry for each upstream's name, `connections` how many may bring one blob;
         `near` are the ECR targets that are read, nearest first; `policy` has the operator's rules, if there are any."""
@@ -67,6 +75,7 @@ class Blobs:
         self._metrics = metrics
         self._near = near
         self._policy = policy
+        self._reasons = reasons or Reasons(store)
         self._flights: dict[Digest, Flight] = {}
         self._refusals = Refusals()
         self._confirmations: Shared[tuple[int, Tier]] = Shared()
@@ -87,6 +96,19 @@ class Blobs:
         """Whether its bytes are on the disk, or arriving."""
         return digest in self._store or digest in self._flights
 
+    def set_connections(self, upstream: str, count: int) -> None:
+        """From now on so many may bring one blob of this upstream, which may be a new one."""
+        self._lanes[upstream] = Lanes(count)
+
+    @property
+    def flying(self) -> int:
+        """Blobs that are being fetched."""
+        return len(self._flights)
+
+    def flights(self, limit: int) -> list[Progress]:
+        """The flights that began first, `limit` of them at most."""
+        return [flight.progress for flight in islice(self._flights.values(), limit)]
+
     async def open(self, repository: Repository, digest: Digest, *, spare: bool = False) -> Blob:
         """The blob, once it is certain that it can be sent. The caller closes it. `spare`: no client waits for it.
 
@@ -103,7 +125,7 @@ class Blobs:
                 elif file := await self._store.open(digest):
                     return _Cached(file)
                 elif digest in self._store:  # and still there: the disk does not give it out at the moment
-                    return self._pass(repository, digest, known)
+                    return self._pass(repository, digest, known, UNREADABLE)
                 continue
             if known is None and self._needs_confirmation(flight, repository):
                 known, _ = await self._confirm(repository, digest)
@@ -137,10 +159,11 @@ class Blobs:
         self, flight: Flight | None, repository: Repository, digest: Digest, known: int | None, *, spare: bool
     ) -> Blob:
         joined = flight is not None
+        reason = JOINED if joined else self._reasons.of_blob(digest)
         if flight is None:
             self._refusals.check(repository, digest)
             if known is not None and not self._store.admits(known):
-                return self._pass(repository, digest, known)
+                return self._pass(repository, digest, known, past(reason, self._store.trouble or TOO_LARGE))
             flight = self._start(repository, digest, known, spare=spare)
         else:
             self._metrics.flight_joins.inc()
@@ -148,20 +171,21 @@ class Blobs:
                 flight.hurry()
         try:
             size = await flight.opened()
-        except DiskFailure:
+        except DiskFailure as failure:
             if known is None:
                 known, _ = await self._confirm(repository, digest)
-            return self._pass(repository, digest, known)
+            return self._pass(repository, digest, known, past(reason, str(failure)))
         except (Unknown, Denied) as refusal:
             self._refusals.remember(flight.repository, digest, refusal=refusal)
             raise
         if known not in (None, size):
-            return self._pass(repository, digest, known)  # this repository's upstream says otherwise: let it show
+            return self._pass(repository, digest, known, OTHER_SIZE)  # its upstream says otherwise: let it show
         again = partial(self.open, repository, digest, spare=spare)
-        return _Flying(flight, self._relay(repository, digest, size), size, "joined" if joined else flight.tier, again)
+        relay = self._relay(repository, digest, size)
+        return _Flying(flight, relay, size, "joined" if joined else flight.tier, reason, again)
 
-    def _pass(self, repository: Repository, digest: Digest, size: int) -> Blob:
-        return Passing(self._relay(repository, digest, size), size)
+    def _pass(self, repository: Repository, digest: Digest, size: int, reason: str) -> Blob:
+        return Passing(self._relay(repository, digest, size), size, reason)
 
     def _relay(self, repository: Repository, digest: Digest, size: int) -> Relay:
         return Relay(self._delivery(repository, digest, size), size, self._metrics)
@@ -221,6 +245,7 @@ class _Cached:
 
     blob: BlobFile
     origin: Origin = "hit"
+    reason: str = ""
 
     @property
     def size(self) -> int:
@@ -228,6 +253,9 @@ class _Cached:
 
     async def arrived(self, stop: int) -> None:
         """It is there."""
+
+    async def kept(self) -> None:
+        """It is."""
 
     async def read(self, start: int, stop: int) -> AsyncGenerator[Piece, None]:
         if start < stop:
@@ -246,6 +274,7 @@ class _Flying:
     relay: Relay
     size: int
     origin: Origin
+    reason: str
     again: Callable[[], Awaitable[Blob]]
 
     def __post_init__(self) -> None:
@@ -253,6 +282,15 @@ class _Flying:
 
     async def arrived(self, stop: int) -> None:
         await self.flight.await_front(stop)
+
+    async def kept(self) -> None:
+        try:
+            await self.flight.kept()
+        except UpstreamInvalid:
+            if not self.flight.misled:
+                raise
+            with closing(await self.again()) as blob:
+                await blob.kept()
 
     async def read(self, start: int, stop: int) -> AsyncGenerator[Piece, None]:
         at = start
@@ -291,10 +329,16 @@ class Passing:
 
     relay: Relay
     size: int
+    reason: str = ""
     origin: Origin = "upstream"
 
     async def arrived(self, stop: int) -> None:
         """Nothing arrives until it is read."""
+
+    async def kept(self) -> None:
+        raise DiskFailure(
+            "the disk cache has no room for it, or cannot be used at the moment; `millpond status` says why"
+        )
 
     def read(self, start: int, stop: int) -> AsyncGenerator[Piece, None]:
         return self.relay.read(start, stop)

@@ -57,6 +57,10 @@ class Cooldowns:
         self._decisions = decisions
         self._clock = clock
 
+    def rehearsal(self, repository: Repository, tag: Tag | None, decisions: Decisions) -> Cooldowns:
+        """The same for one tag, without consequences: what is seen then is forgotten again."""
+        return Cooldowns(self._rules, self._sightings.apart(repository, tag), decisions, self._clock)
+
     def judge(self, repository: Repository, tag: Tag, digest: Digest, *, confirmed: bool) -> Held | None:
         """The tag points at `digest`, as upstream has `confirmed`: None where that may be served under it."""
         name = str(repository)

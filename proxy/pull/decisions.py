@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
 import structlog
@@ -15,9 +16,19 @@ SECTION: Final = "policy"
 """Of the configuration: rules are named by their keys, as somebody finds them there."""
 
 
+Told = Callable[[str, str, str, Mapping[str, object]], None]
+"""Rule, decision, image, and what led to it."""
+
+
+def untold(_rule: str, _decision: str, _image: str, _more: Mapping[str, object]) -> None:
+    """Where nobody wants to know."""
+
+
 class Decisions:
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, told: Told = untold) -> None:
+        """`told` is called for each decision."""
         self._count = metrics.policy_decisions
+        self._told = told
 
     def say(self, rule: str, decision: Decision, image: str, **more: object) -> None:
         """`rule` is a key below `policy`, such as `cooldown[0]`; `image` as `named` has it."""
@@ -25,6 +36,17 @@ class Decisions:
         log = structlog.get_logger()
         tell = log.warning if decision in ("refused", "unscanned") else log.info
         tell("policy", rule=f"{SECTION}.{rule}", decision=decision, image=image, **more)
+        self._told(f"{SECTION}.{rule}", decision, image, more)
+
+
+class Unsaid(Decisions):
+    """For a rehearsal: nothing has been decided."""
+
+    def __init__(self) -> None:
+        """It counts nothing."""
+
+    def say(self, rule: str, decision: Decision, image: str, **more: object) -> None:
+        """Nobody is told."""
 
 
 def named(repository: object, reference: str) -> str:

@@ -59,6 +59,16 @@ class Fetch:
         self._latency = 0.0  # seconds from a request to the first word of its answer
         self._bytes = 0
 
+    @property
+    def spare(self) -> bool:
+        """Whether no client waits for it."""
+        return not self._hurried.is_set()
+
+    @property
+    def connections(self) -> int:
+        """Those that bring it at the moment."""
+        return self._working
+
     async def open(self) -> int:
         """Connect; the blob's size in bytes, once the source has agreed to send it."""
         if self._size is not None and self._size >= _PARALLEL_FROM and self._delivery.lanes.per_blob > 1:

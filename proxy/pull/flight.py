@@ -7,6 +7,7 @@ back until the whole has been verified; a failure reaches every follower.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -16,12 +17,14 @@ import structlog
 
 from proxy.cache.blobs import BlobStore
 from proxy.cache.files import IncomingFile
+from proxy.observe import traces
 from proxy.observe.metrics import Metrics
 from proxy.oci.digest import Hasher
 from proxy.oci.errors import DiskFailure, MillpondError, UpstreamInvalid, UpstreamTimeout, UpstreamUnreachable
 from proxy.pull.delivery import Delivery, Tier
 from proxy.pull.fetch import Fetch
 from proxy.pull.landed import Landed
+from proxy.pull.progress import Pace, Progress
 
 if TYPE_CHECKING:
     from io import FileIO
@@ -82,17 +85,20 @@ class Flight:
             spare=spare,
         )
         self._landed = Landed()
+        self._pace = Pace()
+        self._started = time.time()
         self._opened: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._incoming: IncomingFile | None = None
         self._holders = 0
         self._fetched = False  # nothing more will land
         self._ended = False
         self._failure: MillpondError | None = None
+        self._unkept: DiskFailure | None = None
         self._pulse = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._run(), name=f"flight {self.digest}")
+        self._task = asyncio.create_task(self._traced(), name=f"flight {self.digest}")
 
     async def opened(self) -> int:
         """The blob's size in bytes, once upstream has agreed to send it. Raises what made it fail before that."""
@@ -103,9 +109,32 @@ class Flight:
         """Who brings it, once opened."""
         return self._delivery.tier
 
+    @property
+    def progress(self) -> Progress:
+        return Progress(
+            self.digest,
+            str(self.repository),
+            self.repository.upstream,
+            self.tier,
+            self.size if self._opened.done() else None,
+            self._pace.total,
+            self._pace.rate,
+            self._holders,
+            self._fetch.connections,
+            self._started,
+            self._fetch.spare,
+        )
+
     def hurry(self) -> None:
         """A client waits for it."""
         self._fetch.hurry()
+
+    async def kept(self) -> None:
+        """Wait for its end. Raises what it failed of, or DiskFailure where it was verified and is not on the disk."""
+        assert self._task is not None
+        await asyncio.wait({self._task})
+        if failure := self._failure or self._unkept:
+            raise failure
 
     def hold(self) -> None:
         """Keep the file readable, whenever the flight ends, until `release`."""
@@ -177,6 +206,15 @@ class Flight:
         self._pulse.set()
         self._pulse.clear()
 
+    async def _traced(self) -> None:
+        with traces.span("flight", digest=self.digest, repository=str(self.repository)) as span:
+            try:
+                await self._run()
+            finally:
+                span.note(bytes=self.size, source=self.tier, verified=self.verified)
+                if failure := self._failure or self._unkept:
+                    span.failed(str(failure))
+
     async def _run(self) -> None:
         try:
             await self._bring()
@@ -242,11 +280,13 @@ class Flight:
             await self._store.commit(self._incoming)
         except DiskFailure as error:
             # Every follower still gets verified bytes from the open file.
+            self._unkept = error
             self._metrics.dropped.inc()
             structlog.get_logger().error("blob not kept", digest=self.digest, reason=str(error))
 
     def _advance(self, start: int, stop: int) -> None:
         self._landed.add(start, stop)
+        self._pace.add(stop - start)
         self._wake()
 
     def _fail(self, error: MillpondError) -> None:

@@ -24,6 +24,7 @@ from proxy.pull.delivery import Tier
 from proxy.pull.freshness import Refusals, TagPolicy
 from proxy.pull.near import Near
 from proxy.pull.policy import Policy
+from proxy.pull.reasons import ASKED_ECR, DELETED, HELD_BACK, Reasons, confirmed, due, moved, stale
 from proxy.pull.scan_gate import ScanGate
 from proxy.pull.shared import Shared
 from proxy.pull.tiers import Tiers
@@ -35,11 +36,12 @@ _MEMORY: Final = 32 << 20
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A manifest, and where it came from. `confirmed` is False where it was asked for by a tag, and upstream could not
-    say where that points."""
+    say where that points. `reason` is why it is not simply from the disk."""
 
     manifest: Manifest
     origin: Origin
     confirmed: bool = True
+    reason: str = ""
 
 
 class Manifests:
@@ -57,6 +59,7 @@ class Manifests:
         near: Sequence[Near] = (),
         policy: Policy | None = None,
         gate: ScanGate | None = None,
+        reasons: Reasons | None = None,
     ) -> None:
         """`sources` and `policies` are by upstream name; `clock` is wall time that never jumps, in seconds; `near` are
         the ECR targets that are read, nearest first; `policy` and `gate` are the operator's rules, None without any."""
@@ -69,6 +72,7 @@ class Manifests:
         self._near = near
         self._policy = policy
         self._gate = gate
+        self._reasons = reasons or Reasons(store)
         self._memory = _Memory()
         self._refusals = Refusals()
         self._checks: Shared[Answer] = Shared()
@@ -88,7 +92,7 @@ class Manifests:
             ManifestUnknown, Denied, UpstreamFailure, UpstreamInvalid: as upstream answers, where the cache cannot.
             PolicyDenied: the operator's rules forbid it.
         """
-        if self._policy is None:
+        if self._policy is None or self._policy.idle:
             return await self._get(repository, reference, accept)
         self._policy.check_reference(repository, reference)
         answer = await self._get(repository, reference, accept)
@@ -96,6 +100,24 @@ class Manifests:
             answer = await self._aged(self._policy, repository, reference, answer, accept)
         self._policy.check_manifest(repository, answer.manifest)
         return answer
+
+    async def revalidate(self, repository: Repository, tag: Tag) -> Answer:
+        """Where the tag points, asked now, however lately that was done. Nothing old stands in.
+
+        Raises:
+            ManifestUnknown, Denied, UpstreamFailure, UpstreamInvalid: as upstream answers.
+            PolicyDenied: the operator's rules forbid it.
+        """
+        if self._policy is not None:
+            self._policy.check_reference(repository, tag)
+        record = self._catalog.tag(repository, tag)
+        cached = await self._at_hand(repository, record.digest) if record else None
+        try:
+            return await self._check(repository, tag, cached, ())
+        except (Unknown, Denied) as refusal:
+            if not isinstance(refusal, Unknown) or not self._policies[repository.upstream].keep_deleted:
+                self._catalog.drop_tag(repository, tag)
+            raise
 
     async def cached(self, repository: Repository, digest: Digest) -> Manifest | None:
         """The manifest, if this repository was seen to hold it and its bytes are at hand. Raises PolicyDenied."""
@@ -124,7 +146,7 @@ class Manifests:
             except (Unknown, PolicyDenied):
                 continue  # upstream has deleted it, or it is blocked: the one before it may do
             policy.cooldowns.served(held, digest)
-            return replace(older, confirmed=answer.confirmed)
+            return replace(older, confirmed=answer.confirmed, reason=HELD_BACK)
         raise policy.cooldowns.refusal(held)
 
     async def _at_hand(self, repository: Repository, digest: Digest) -> Manifest | None:
@@ -185,14 +207,15 @@ class Manifests:
             return await asyncio.wait_for(self._check(repository, tag, cached, accept), patience)
         except (Unknown, Denied) as refusal:
             if isinstance(refusal, Unknown) and policy.keep_deleted:
-                return Answer(cached, "stale", confirmed=False)
+                return Answer(cached, "stale", confirmed=False, reason=DELETED)
             self._catalog.drop_tag(repository, tag)
             raise
         except (UpstreamFailure, UpstreamInvalid, TimeoutError) as failure:
             if not usable:
                 raise
             structlog.get_logger().warning("serving stale tag", repository=str(repository), tag=tag, why=str(failure))
-            return Answer(cached, "stale", confirmed=False)
+            age = self._clock() - record.checked
+            return Answer(cached, "stale", confirmed=False, reason=stale(age, failure))
 
     async def _check(self, repository: Repository, tag: Tag, cached: Manifest | None, accept: Sequence[str]) -> Answer:
         work = partial(self._revalidate, repository, tag, cached, accept)
@@ -209,15 +232,31 @@ class Manifests:
         except (Unknown, Denied) as refusal:
             self._refusals.remember(repository, tag, refusal=refusal)
             raise
+        reason = self._reason(repository, tag, cached, digest)
         if digest is None:
-            return await self._fetch(repository, tag, accept)
+            return replace(await self._fetch(repository, tag, accept), reason=reason)
         known = cached if cached and digest == cached.digest else await self._at_hand(repository, digest)
         answer = Answer(known, "hit") if known else await self._fetch(repository, digest, accept)
         self._point(repository, tag, digest, tier)
-        return Answer(answer.manifest, "ecr", confirmed=False) if tier == "ecr" else answer
+        if tier == "ecr":
+            return Answer(answer.manifest, "ecr", confirmed=False, reason=ASKED_ECR)
+        return replace(answer, reason=reason)
+
+    def _reason(self, repository: Repository, tag: Tag, cached: Manifest | None, digest: Digest | None) -> str:
+        """Why a tag was not served as it was known, where it points at `digest` now; None: upstream does not say."""
+        record = self._catalog.tag(repository, tag)
+        if record is None:
+            return self._reasons.of_tag(repository, tag)
+        if cached is None:
+            return self._reasons.of_manifest(record.digest)
+        age, ttl = self._clock() - record.checked, self._policies[repository.upstream].ttl
+        if digest is None:
+            return due(age, ttl)
+        return confirmed(age, ttl) if digest == cached.digest else moved(age)
 
     def _point(self, repository: Repository, tag: Tag, digest: Digest, tier: Tier) -> None:
         """Remember where a tag points. ECR's word confirms nothing, but it may stand in where there is no other."""
+        self._reasons.known_again(repository, tag)
         if tier == "upstream":
             self._catalog.set_tag(repository, tag, TagRecord(digest, self._clock()))
         elif self._catalog.tag(repository, tag) is None:
@@ -237,6 +276,10 @@ class Manifests:
 
     async def _download(self, repository: Repository, reference: Reference, accept: Sequence[str]) -> Answer:
         self._refusals.check(repository, reference)
+        if isinstance(reference, Tag):
+            reason = self._reason(repository, reference, None, None)
+        else:
+            reason = self._reasons.of_manifest(reference)
         try:
             manifest, tier = await self._tiers(repository).manifest(reference, accept)
         except (Unknown, Denied) as refusal:
@@ -244,9 +287,11 @@ class Manifests:
             raise
         await self.keep(repository, manifest, tier)
         if not isinstance(reference, Tag):
-            return Answer(manifest, tier)
+            return Answer(manifest, tier, reason=reason)
         self._point(repository, reference, manifest.digest, tier)
-        return Answer(manifest, tier, confirmed=tier == "upstream")
+        if tier == "ecr":
+            return Answer(manifest, tier, confirmed=False, reason=ASKED_ECR)
+        return Answer(manifest, tier, reason=reason)
 
 
 class _Memory:

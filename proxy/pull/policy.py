@@ -6,6 +6,7 @@ Nothing here asks anybody or has a place in the cache: an image that is refused 
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import NoReturn
 
 from proxy.observe.metrics import Metrics
@@ -14,7 +15,7 @@ from proxy.oci.errors import PolicyDenied
 from proxy.oci.manifest import Manifest
 from proxy.oci.names import Reference, Repository, Tag
 from proxy.pull.cooldown import Cooldowns, names_digest
-from proxy.pull.decisions import SECTION, Decisions, named
+from proxy.pull.decisions import SECTION, Decisions, Told, Unsaid, named, untold
 from proxy.pull.rules import Rules
 from proxy.pull.sightings import Sightings
 
@@ -22,14 +23,38 @@ from proxy.pull.sightings import Sightings
 class Policy:
     """Every method raises PolicyDenied, with the rule and what to do, where a rule forbids it."""
 
-    def __init__(self, rules: Rules, sightings: Sightings, *, metrics: Metrics, clock: Callable[[], float]) -> None:
-        """`clock` is wall time that never jumps, in seconds."""
-        self._decisions = Decisions(metrics)
-        self.cooldowns = Cooldowns(rules.cooldown, sightings, self._decisions, clock)
+    def __init__(
+        self,
+        rules: Rules,
+        sightings: Sightings,
+        *,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        told: Told = untold,
+    ) -> None:
+        """`clock` is wall time that never jumps, in seconds; `told` is called for each decision."""
+        self._decisions = Decisions(metrics, told)
+        self._clock = clock
+        self._sightings = sightings
+        self.renew(rules)
+
+    def renew(self, rules: Rules, sightings: Sightings | None = None) -> None:
+        """From now on these are the rules; `sightings` take the place of those so far."""
+        self._sightings = sightings or self._sightings
+        self.cooldowns = Cooldowns(rules.cooldown, self._sightings, self._decisions, self._clock)
+        self.idle = not (rules.cooldown or rules.require_digest or rules.block)
+        """Whether there is no rule that could forbid anything: the many who have none shall not pay for it."""
         self._require_digest = rules.require_digest
         self._blocked = {
             digest: (f"block[{number}]", reason) for number, (digest, reason) in enumerate(rules.block.items())
         }
+
+    def rehearsal(self, repository: Repository, tag: Tag | None) -> Policy:
+        """The same rules, to be asked what they would say of this: it is not counted, logged or remembered."""
+        twin, unsaid = copy(self), Unsaid()
+        twin._decisions = unsaid  # noqa: SLF001  its own kind
+        twin.cooldowns = self.cooldowns.rehearsal(repository, tag, unsaid)
+        return twin
 
     def check_reference(self, repository: Repository, reference: Reference) -> None:
         """Before anybody is asked for a manifest."""

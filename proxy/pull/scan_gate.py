@@ -23,7 +23,7 @@ from proxy.oci.digest import Digest
 from proxy.oci.errors import MillpondError, PolicyDenied
 from proxy.oci.manifest import DOCKER_MANIFEST, OCI_MANIFEST, Manifest
 from proxy.oci.names import Reference, Repository, Tag
-from proxy.pull.decisions import SECTION, Decisions, named
+from proxy.pull.decisions import SECTION, Decisions, Told, Unsaid, named, untold
 from proxy.pull.rules import ScanRule
 from proxy.pull.shared import Shared
 
@@ -73,41 +73,57 @@ class ScanGate:
         push: Callable[[Repository, Digest, Tag | None], object],
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
+        told: Told = untold,
     ) -> None:
-        """`push` has an image brought to the target; `clock` is monotonic, in seconds."""
+        """`push` has an image brought to the target; `clock` is monotonic, in seconds; `told` is called for each
+        decision."""
         self._rule = rule
         self._scans = scans
         self._push = push
-        self._decisions = Decisions(metrics)
+        self._decisions = Decisions(metrics, told)
         self._clock = clock
         self._known: OrderedDict[tuple[Repository, Digest], _Known] = OrderedDict()
         self._asking: Shared[Scan] = Shared()
 
+    def renew(self, rule: ScanRule) -> None:
+        """From now on this is the rule; its target stays who it is."""
+        self._rule = rule
+
     async def check(self, repository: Repository, reference: Reference, manifest: Manifest) -> None:
         """A client is about to get `manifest`. Raises PolicyDenied when it may not."""
-        if not self._rule.images.match(str(repository)) or not _is_image(manifest):
-            return
-        image = named(repository, manifest.digest)
-        scan = await self._scan(repository, manifest.digest, reference if isinstance(reference, Tag) else None)
+        if self._concerns(repository, manifest):
+            scan = await self._scan(repository, manifest.digest, reference if isinstance(reference, Tag) else None)
+            self._decide(named(repository, manifest.digest), scan, self._decisions)
+
+    def rehearse(self, repository: Repository, manifest: Manifest) -> None:
+        """What `check` would raise, by what is known of the scan already. Nobody is asked, and nothing is decided."""
+        known = self._known.get((repository, manifest.digest))
+        if known is not None and self._concerns(repository, manifest):
+            self._decide(named(repository, manifest.digest), known.scan, Unsaid())
+
+    def _concerns(self, repository: Repository, manifest: Manifest) -> bool:
+        return self._rule.images.match(str(repository)) and _is_image(manifest)
+
+    def _decide(self, image: str, scan: Scan, decisions: Decisions) -> None:
         if not scan.done:
-            self._unscanned(image, scan)
+            self._unscanned(image, scan, decisions)
         elif found := scan.at_least(self._rule.severity):
-            self._decisions.say(_KEY, "refused", image, findings=found)
+            decisions.say(_KEY, "refused", image, findings=found)
             raise PolicyDenied(
                 f"ECR's scan of {image} in {self._rule.target} reports {_summed(found)}, and {SECTION}.{_KEY} allows "
                 f"none at or above {self._rule.severity}: use a version in which this is mended"
             )
         else:
-            self._decisions.say(_KEY, "passed", image)
+            decisions.say(_KEY, "passed", image)
 
     async def close(self) -> None:
         await self._asking.close()
 
-    def _unscanned(self, image: str, scan: Scan) -> None:
+    def _unscanned(self, image: str, scan: Scan, decisions: Decisions) -> None:
         if not self._rule.refuse_unscanned:
-            self._decisions.say(_KEY, "unscanned", image, status=scan.status)
+            decisions.say(_KEY, "unscanned", image, status=scan.status)
             return
-        self._decisions.say(_KEY, "refused", image, status=scan.status)
+        decisions.say(_KEY, "refused", image, status=scan.status)
         hint = _HINTS.get(scan.status, "ECR says that it cannot scan it; have it taken out of {key}.images")
         raise PolicyDenied(
             f"{image} has no finished scan in {self._rule.target} ({scan.status}), and {SECTION}.{_KEY} refuses what "

@@ -35,6 +35,14 @@ class Sightings:
         self._max_tags = max_tags
         self._records = OrderedDict(register.held)
 
+    def apart(self, repository: Repository, tag: Tag | None) -> Sightings:
+        """What is known of one tag, to go on with by itself: nothing that is seen there is kept."""
+        key = f"{repository} {tag}"
+        register = Register(None)
+        if key in self._records:
+            register.held[key] = self._records[key]
+        return Sightings(register, self._max_tags)
+
     def see(
         self,
         repository: Repository,

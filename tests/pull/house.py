@@ -44,6 +44,7 @@ class House:
     metrics: Metrics
     cache: DiskCache
     served: list[Served]  # each request, a moment after its last byte
+    manifests: Manifests
 
     def base(self, repository: str, upstream: str = UPSTREAM) -> str:
         return f"http://127.0.0.1:{self.port}/v2/{upstream}/{repository}"
@@ -105,7 +106,7 @@ async def house(
         server.bind()
         serving = asyncio.create_task(server.serve())
         try:
-            yield House(server.port, blobs, supply, metrics, cache, served)
+            yield House(server.port, blobs, supply, metrics, cache, served, manifests)
         finally:
             server.stop()
             await serving

@@ -1,0 +1,294 @@
+"""The history: the last pulls, and what they come to by day. Requests of one client are put together as pulls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, Final, Protocol
+
+from proxy.observe.events import Served
+from proxy.observe.pull import HEAD, MANIFEST, Pull, day_of, restored
+from proxy.observe.sums import Sum, Sums
+from proxy.observe.surviving import surviving
+
+# The last pulls that are kept: an evening of a busy cluster, in two megabytes.
+MAX_PULLS: Final = 2000
+# Pulls that may have more to come. A thousand nodes pull a few images each; beyond it the oldest count as done.
+MAX_OPEN: Final = 4096
+# Of one client in one repository. Several tags may be pulled at a time, and behind one address there may be many.
+MAX_OPEN_ALIKE: Final = 8
+# A pull is done when nothing more has been asked for so long: clients ask for the next part within milliseconds, and
+# while one arrives the pull goes on.
+QUIET_SECONDS: Final = 5.0
+# Pulls are looked through for those that are done so often; all is written down after so many such looks.
+_TICK_SECONDS: Final = 1.0
+_TICKS_TO_WRITE: Final = 10
+# Pulls that are told or noted before the event loop has its turn: a few milliseconds.
+_STEPS: Final = 50
+
+_KINDS: Final = frozenset({"manifests", "blobs"})
+_Client = tuple[str, str, str, str]  # address, user, upstream, repository
+Listener = Callable[[Pull], None]
+
+
+class Register(Protocol):
+    """Where the history is kept over a restart: records by key."""
+
+    @property
+    def held(self) -> Mapping[str, list[Any]]: ...
+    def note(self, key: str, record: list[Any] | None) -> None: ...
+
+
+Names = Callable[[str, str, str], Collection[str]]
+"""The digests that a manifest names: of an upstream, its repository, and the manifest's digest."""
+
+
+class History:
+    """`began` and `observe` are told of each request on the registry port, before and after it: microseconds each.
+
+    A pull is what one client (address and user) asks for in one repository, from a manifest on, until it has asked for
+    nothing more for `QUIET_SECONDS`. Parts without a manifest, as an instance behind a balancer sees them, are entries
+    too, but count as no pull in the sums.
+    """
+
+    def __init__(
+        self,
+        register: Register,
+        *,
+        names: Names,
+        fetched: Callable[[], Mapping[str, float]],
+        clock: Callable[[], float],
+        max_pulls: int = MAX_PULLS,
+    ) -> None:
+        """`fetched` gives the bytes that came from each upstream since the start; `clock` is wall time that never
+        jumps, in seconds."""
+        self._register = register
+        self._names = names
+        self._fetched = fetched
+        self._fetched_before: dict[str, float] = {}
+        self._clock = clock
+        self._max_pulls = max_pulls
+        self._sums = Sums(register.held)
+        self._pulls = deque(_restored(register, max_pulls), max_pulls)  # in the order of their numbers
+        self._open: dict[Pull, _Client] = {}  # those that may have more to come, oldest first
+        self._alike: dict[_Client, list[Pull]] = {}  # the same
+        self._of: dict[int, Pull] = {}  # of each request in progress, by its identity
+        self._listeners: list[Listener] = []
+
+    # What is told
+
+    def began(self, served: Served) -> None:
+        """A request has been understood, and will be answered."""
+        if served.kind not in _KINDS:
+            return
+        client = (served.client, served.user, served.upstream, served.repository)
+        alike = self._alike.get(client, ())
+        pull = self._find(alike, served) or self._begin(client, alike)
+        pull.begin(served)
+        self._of[id(served)] = pull
+
+    def observe(self, served: Served) -> None:
+        """A request has ended. An `Observer`."""
+        pull = self._of.pop(id(served), None)
+        if pull is None:
+            return
+        if served.status == 401:
+            pull.active -= 1  # a challenge: the client comes again, with a name
+            return
+        pull.add(served, self._clock())
+        if not pull.number:
+            pull.number = self._pulls[-1].number + 1 if self._pulls else 1
+            self._pulls.append(pull)
+        if pull.done:  # though this was under way: nobody will look at it again
+            self._count(pull)
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Have each pull told once, when it is done; until the answer is called."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    async def run(self) -> None:
+        """Find out which pulls are done, and write down what has changed; until cancelled."""
+        await surviving(self._run, "history")
+
+    async def _run(self) -> None:
+        while True:
+            for _ in range(_TICKS_TO_WRITE):
+                await asyncio.sleep(_TICK_SECONDS)
+                await _in_turns(self._settling())
+            await _in_turns(self._writing())
+
+    def settle(self) -> None:
+        """Have those be done of which nothing has been heard for a while, and count the others as they are now."""
+        deque(self._settling(), 0)
+
+    def write(self) -> None:
+        """Note all that has changed in the register."""
+        deque(self._writing(), 0)
+
+    def _settling(self) -> Iterator[None]:
+        due = self._clock() - QUIET_SECONDS
+        for pull in list(self._open):
+            if pull not in self._open:
+                continue  # done meanwhile
+            if pull.active or pull.at + pull.seconds > due:
+                self._count(pull)
+            else:
+                self._finish(pull)
+                yield
+
+    def _writing(self) -> Iterator[None]:
+        self._count_all()
+        self._sums.write(self._register.note, self._today())
+        yield
+        for pull in list(self._pulls):
+            if not pull.written:
+                self._register.note(f"p {pull.number % self._max_pulls}", pull.record())
+                pull.written = True
+                yield
+
+    async def aclose(self) -> None:
+        """Nothing more will be heard of any pull: note what the last requests have changed."""
+        for pull in list(self._open):
+            self._finish(pull)
+        self.write()
+
+    # What is asked
+
+    def pulls(self, limit: int = 100, q: str = "", before: int | None = None) -> list[Pull]:
+        """The last pulls, newest first: those whose image, digest, client, user, source, outcome or reason has `q` in
+        it, or one of which is like `q` where it has `*` or `?`; those that are older than the one with the number
+        `before`."""
+        wanted = q.strip().lower()
+        found: list[Pull] = []
+        for pull in reversed(self._pulls):
+            if len(found) == limit:
+                break
+            if (before is None or pull.number < before) and (not wanted or _matches(pull, wanted)):
+                found.append(pull)
+        return found
+
+    def last(self, upstream: str, repository: str, reference: str) -> Pull | None:
+        """The last pull of this tag or digest."""
+        return next(
+            (
+                pull
+                for pull in reversed(self._pulls)
+                if pull.repository == repository and pull.upstream == upstream and reference in (pull.tag, pull.digest)
+            ),
+            None,
+        )
+
+    def savings(self, days: int = 30) -> dict[str, Any]:
+        """`days` with a row a day and upstream, oldest first; the `images` that saved most in these days; `since`, the
+        first day of which anything is known. Days are in UTC."""
+        self._count_all()
+        return self._sums.savings(days, self._today())
+
+    def total(self) -> Sum:
+        """Of all upstreams, since the first day of which anything is known."""
+        self._count_all()
+        return self._sums.total()
+
+    # Requests are put together
+
+    def _find(self, alike: Sequence[Pull], served: Served) -> Pull | None:
+        """The pull that the request belongs to."""
+        item = served.item
+        if served.kind == "manifests":
+            stage = HEAD if served.method == "HEAD" else MANIFEST
+            again = False
+            for pull in alike:
+                if item in (pull.tag, pull.digest):
+                    if pull.stage < stage or (pull.failures and pull.failed(item)):
+                        return pull
+                    again = True
+            if again or ":" not in item:
+                return None  # the same once more is another pull, and so is another tag
+        naming = [pull for pull in alike if self._is_named(item, pull)]
+        if not naming and served.kind == "blobs":
+            naming = list(reversed(alike))  # nothing says whose it is: the latest is the likeliest
+        # Behind one address several clients may pull the same: a part goes to the pull that has not had it yet.
+        return next((pull for pull in naming if not pull.asked_for(item)), naming[-1] if naming else None)
+
+    def _is_named(self, item: str, pull: Pull) -> bool:
+        return any(item in self._names(pull.upstream, pull.repository, digest) for digest in pull.manifests)
+
+    def _begin(self, client: _Client, alike: Collection[Pull]) -> Pull:
+        if len(alike) >= MAX_OPEN_ALIKE:
+            self._finish(next(iter(alike)))
+        elif len(self._open) >= MAX_OPEN:
+            self._finish(next(iter(self._open)))
+        pull = Pull(self._clock(), *client)
+        self._open[pull] = client
+        self._alike.setdefault(client, []).append(pull)
+        return pull
+
+    def _finish(self, pull: Pull) -> None:
+        client = self._open.pop(pull)
+        alike = self._alike[client]
+        alike.remove(pull)
+        if not alike:
+            del self._alike[client]
+        pull.done, pull.written = True, False
+        self._count(pull)
+        if pull.number:
+            for listener in list(self._listeners):
+                listener(pull)
+
+    # Sums
+
+    def _count_all(self) -> None:
+        for pull in self._open:
+            self._count(pull)
+        today = self._today()
+        for upstream, total in self._fetched().items():
+            more = int(total - self._fetched_before.get(upstream, 0.0))
+            if more:
+                self._sums.add(today, upstream, "", Sum(fetched_bytes=more))
+            self._fetched_before[upstream] = total
+
+    def _count(self, pull: Pull) -> None:
+        """Bring into the sums what has come to the pull since the last time."""
+        if more := pull.uncounted():
+            image = f"{pull.upstream}/{pull.repository}" if pull.manifests else ""
+            self._sums.add(day_of(pull.at), pull.upstream, image, more)
+
+    def _today(self) -> str:
+        return day_of(self._clock())
+
+
+async def _in_turns(steps: Iterator[None]) -> None:
+    """Take the steps, some at a time: a storm's pulls are done all at once, and each is a line in the log."""
+    for number, _ in enumerate(steps, 1):
+        if number % _STEPS == 0:
+            await asyncio.sleep(0)
+
+
+def _matches(pull: Pull, wanted: str) -> bool:
+    texts = (pull.image, pull.digest, pull.client, pull.user, pull.source, pull.outcome, pull.why)
+    if "*" in wanted or "?" in wanted:
+        return any(fnmatchcase(text.lower(), wanted) for text in texts)
+    return any(wanted in text.lower() for text in texts)
+
+
+def _restored(register: Register, max_pulls: int) -> list[Pull]:
+    """What earlier runs have noted. Records that make no sense are dropped."""
+    found = []
+    for key, record in list(register.held.items()):
+        if key.startswith("p "):
+            pull = _read(record)
+            if pull is not None and key == f"p {pull.number % max_pulls}":
+                found.append(pull)
+            else:
+                register.note(key, None)
+    return sorted(found, key=lambda pull: pull.number)
+
+
+def _read(record: list[Any]) -> Pull | None:
+    try:
+        return restored(record)
+    except (TypeError, ValueError, OverflowError):
+        return None

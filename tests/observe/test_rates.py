@@ -1,0 +1,61 @@
+"""What two looks at the totals say of the time between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from proxy.observe.events import Served
+from proxy.observe.metrics import Metrics
+from proxy.observe.rates import Look, Rates, between
+
+
+@dataclass
+class _Day:
+    """Rates whose clock and port are turned by hand."""
+
+    metrics: Metrics = field(default_factory=Metrics)
+    now: float = 100.0
+    sent: int = 0
+
+    def __post_init__(self) -> None:
+        self.rates = Rates(self.metrics, lambda: self.sent, lambda: self.now)
+
+    def serve(self, *origins: str) -> None:
+        for origin in origins:
+            self.rates.observe(Served("id", "192.0.2.1", "GET", "/v2/", origin=origin))
+
+
+def test_rates_are_of_the_seconds_between_two_looks() -> None:
+    day = _Day()
+    day.serve("upstream")
+    before = day.rates.look()
+    day.now, day.sent = 102.0, 5000
+    day.serve("hit", "joined", "stale", "ecr", "upstream", "")
+    day.metrics.fetched_bytes.labels("docker.io").inc(300)
+    day.metrics.fetched_bytes.labels("ghcr.io").inc(100)
+    rate = between(before, day.rates.look())
+    assert (rate.requests, rate.served, rate.fetched) == (3.0, 2500.0, 200.0)
+    assert rate.hit_ratio == 3 / 5, "what has no source, such as an error, was neither hit nor miss"
+
+
+def test_each_reader_has_looks_of_its_own() -> None:
+    day = _Day()
+    first = day.rates.look()
+    day.serve("hit")
+    day.now = 101.0
+    assert between(first, day.rates.look()).requests == 1.0
+    day.now = 102.0
+    assert between(first, day.rates.look()).requests == 0.5
+
+
+def test_where_nothing_was_asked_for_there_is_no_ratio() -> None:
+    day = _Day()
+    before = day.rates.look()
+    day.now = 101.0
+    rate = between(before, day.rates.look())
+    assert (rate.requests, rate.served, rate.fetched, rate.hit_ratio) == (0.0, 0.0, 0.0, None)
+
+
+def test_two_looks_in_one_moment_are_no_error() -> None:
+    look = Look(at=1.0, requests=5, sourced=5, hits=5, served_bytes=5, fetched_bytes=5)
+    assert between(look, look).requests == 0.0
