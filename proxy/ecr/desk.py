@@ -39,14 +39,17 @@ class Desk:
     ) -> None:
         """`locate` knows what a repository's name means here; `on_disk` are the images to compare when none is
         named."""
-        self._tier = tier
+        self.tier = tier
         self._supply = supply
         self._places = places
         self._locate = locate
         self._on_disk = on_disk
 
     def status(self) -> Row:
-        return asdict(self._tier.status())
+        return asdict(self.tier.status())
+
+    def targets(self) -> list[Row]:
+        return [asdict(target) for target in self.tier.targets()]
 
     def retry(self, target: str | None, image: str | None) -> int:
         """`image` without a tag or digest is all of its repository's."""
@@ -57,7 +60,7 @@ class Desk:
             parsed = parse_image(image, self._locate)
             whole = ":" not in image.rpartition("/")[2] and "@" not in image
             image = str(parsed.repository) if whole else str(replace(parsed, tag=None) if parsed.digest else parsed)
-        return self._tier.retry(target, image)
+        return self.tier.retry(target, image)
 
     def sync(self, images: Sequence[str]) -> AsyncGenerator[Row, None]:
         return self._sync(self._parsed(images))
@@ -120,7 +123,7 @@ class Desk:
             reason = f"no target takes images of {image.repository.upstream}; add it to the upstreams of one"
             tell(_row(image, None, "failed", reason))
             return {"failed": 1}
-        begun = self._tier.push(image.repository, manifest.digest, image.tag)
+        begun = self.tier.push(image.repository, manifest.digest, image.tag)
         for name, key in due.items():
             if key not in begun:
                 tell(_row(image, name, "failed", "its queue is full; ask again when it is shorter"))
@@ -134,7 +137,7 @@ class Desk:
 
     async def _follow(self, image: Image, key: str, tell: Callable[[Row], None]) -> str:
         last = None
-        while (job := self._tier.job(key)) is not None:
+        while (job := self.tier.job(key)) is not None:
             row = _progress(image, job)
             if row != last:
                 tell(row)

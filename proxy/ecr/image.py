@@ -18,8 +18,6 @@ MAX_MANIFEST: Final = 4 * 1024 * 1024
 MAX_PART: Final = 10 * 1024 * 1024
 MAX_LAYER: Final = 4_200 * MAX_PART
 
-# Layers that only their owner may hand out; images name them with the URLs where they are.
-_NOT_DISTRIBUTED: Final = ("nondistributable", ".foreign.")
 # What BuildKit writes beside a platform's image: its attestation, which names that image.
 _ATTESTS: Final = "vnd.docker.reference.digest"
 _NO_PLATFORM: Final = frozenset({None, "unknown/unknown"})
@@ -84,7 +82,7 @@ def layers(manifest: Manifest) -> list[Descriptor]:
     """
     found: dict[Digest, Descriptor] = {}
     for entry, blob in _entries(manifest, manifest.blobs, "config", "layers", "blobs"):
-        if entry.get("urls") or any(mark in blob.media_type for mark in _NOT_DISTRIBUTED):
+        if entry.get("urls") or blob.is_foreign:
             continue
         if blob.size > MAX_LAYER:
             raise Rejected(too_large(blob.digest, blob.size))

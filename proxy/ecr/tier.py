@@ -146,7 +146,11 @@ class EcrTier:
         jobs = chain.from_iterable(islice(self._shown(target.name), MAX_SHOWN) for target in self._targets)
         rank = {"rejected": 0, "queued": 2, "pushing": 2, "done": 3}
         ordered = sorted(jobs, key=lambda job: 1 if job.reason and job.state == "queued" else rank[job.state])
-        return TierStatus([self._target(target) for target in self._targets], [self._job(job) for job in ordered])
+        return TierStatus(self.targets(), [self._job(job) for job in ordered])
+
+    def targets(self) -> list[TargetStatus]:
+        """All targets, without their jobs."""
+        return [self._target(target) for target in self._targets]
 
     def _shown(self, target: str) -> Iterator[Job]:
         of = partial(self._queue.of, target)

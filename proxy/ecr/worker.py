@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import structlog
@@ -62,6 +63,7 @@ class Worker:
         self._target = pusher.api.target.name
         self._lane = queue.lane(self._target)
         self._images = metrics.ecr_images
+        self._failures = metrics.ecr_failures
         self._breaks = 0
         self._running: dict[asyncio.Task[None], Job] = {}
         self._ended = asyncio.Event()
@@ -103,7 +105,8 @@ class Worker:
         await self._courtesy.quiet()
         revision = self._queue.begin(job)
         try:
-            pushed = await self._pusher.push(job)
+            with self._failures_counted():
+                pushed = await self._pusher.push(job)
         except QuotaReserved:
             self._queue.hold(job, self._after(QUOTA_PAUSE), note=_quota_note(job))
         except RepositoryOff as error:
@@ -128,6 +131,18 @@ class Worker:
                 self._queue.hold(job, note="what was pulled is pushed; the rest follows in quiet times")
             else:
                 self._done(job, revision, pushed.note)
+
+    @contextmanager
+    def _failures_counted(self) -> Iterator[None]:
+        try:
+            yield
+        except QuotaReserved:
+            raise  # it waits by our own choice
+        except Exception as error:
+            # Of our own kinds there are some twenty; of others nobody knows how many.
+            reason = type(error).__name__ if isinstance(error, (MillpondError, RepositoryOff)) else "Defect"
+            self._failures.labels(self._target, reason).inc()
+            raise
 
     def _done(self, job: Job, revision: int, note: str) -> None:
         outcome = "pushed" if job.pushed else "present"

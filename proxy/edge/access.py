@@ -85,10 +85,6 @@ class Access:
             return None
         return lambda repository, tag: rules.verdict(user, repository, Tag(tag) if tag is not None else None).allowed
 
-    async def aclose(self) -> None:
-        if self.users is not None:
-            await self.users.close()
-
     def _check(self, rules: Rules, user: str, repository: Repository, tag: Tag | None) -> None:
         verdict = rules.verdict(user, repository, tag)
         if verdict.allowed:

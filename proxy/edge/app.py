@@ -31,11 +31,15 @@ class RegistryPort:
         handlers: Handlers,
         observers: Sequence[Observer],
         access: Access | None = None,
+        began: Sequence[Observer] = (),
     ) -> None:
-        """Without `access`, whoever reaches the port may pull everything."""
+        """Without `access`, whoever reaches the port may pull everything. `observers` are told of each request when it
+        has ended, `began` when it has been understood."""
         self._namespace = namespace
         self._observers = observers
-        self._access = access
+        self._began = began
+        self.access = access
+        """Another one holds for requests that come from then on."""
         self._plain: dict[Noun, Callable[[Request], Awaitable[Response]]] = {
             "ping": handlers.ping,
             "catalog": handlers.catalog,
@@ -52,12 +56,14 @@ class RegistryPort:
         client = scope["client"][0] if scope.get("client") else ""
         path = scope["raw_path"].decode("ascii", "replace")
         served = Served(request_id(headers), client, scope["method"], path)
-        meter = _Meter(send, served)
-        began = time.monotonic()
+        began, access = time.monotonic(), self.access
+        meter = _Meter(send, served, began)
         try:
             try:
-                request = await self._admit(scope, headers, served)
-                async with AT_ONCE if self._access is None else self._access.turn(request):
+                request = await self._admit(access, scope, headers, served)
+                for tell in self._began:
+                    tell(served)
+                async with AT_ONCE if access is None else access.turn(request):
                     response = await self._answer(request)
                     await response(scope, receive, meter.send)
             except MillpondError as error:
@@ -66,22 +72,24 @@ class RegistryPort:
                     served.outcome = "aborted"
                     raise
                 await problem(error)(scope, receive, meter.send)
-        except ConnectionError:
+        except ConnectionError as error:
             served.outcome = "client left"
+            if isinstance(error, ConnectionAbortedError):  # not by itself
+                served.why = str(error)
             raise
         finally:
             served.seconds = time.monotonic() - began
             for observe in self._observers:
                 observe(served)
 
-    async def _admit(self, scope: Scope, headers: Headers, served: Served) -> Request:
+    async def _admit(self, access: Access | None, scope: Scope, headers: Headers, served: Served) -> Request:
         """Who asks comes first: a stranger learns nothing of what there is."""
         if scope["method"] not in ("GET", "HEAD"):
             raise Unsupported("this registry is a pull-through cache: it can be pulled from, not pushed to")
         may_pull = None
-        if self._access is not None:
-            await self._access.admit(scope, headers, served)
-            may_pull = self._access.may_pull(served.user)
+        if access is not None:
+            await access.admit(scope, headers, served)
+            may_pull = access.may_pull(served.user)
         route = parse(served.path, scope["query_string"].decode("ascii", "replace"), self._namespace)
         served.kind, served.upstream, served.item = route.noun, route.upstream or "", route.item
         if route.repository is not None:
@@ -105,9 +113,10 @@ class RegistryPort:
 class _Meter:
     """Counts what is sent, and adds the headers that every response has."""
 
-    def __init__(self, send: Send, served: Served) -> None:
+    def __init__(self, send: Send, served: Served, began: float) -> None:
         self._send = send
         self._served = served
+        self._began = began
         self._extra = [
             (b"docker-distribution-api-version", _API_VERSION.encode()),
             (b"x-request-id", served.id.encode()),
@@ -118,6 +127,8 @@ class _Meter:
         kind = message["type"]
         if kind == "http.response.start":
             self._served.status = message["status"]
+            # A blob's status line waits for its first bytes (`BlobResponse`), and so this is their moment as well.
+            self._served.first_byte = time.monotonic() - self._began
             message["headers"] = [*message.get("headers", ()), *self._extra]
             self.begun = True
         await self._send(message)

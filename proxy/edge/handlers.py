@@ -38,7 +38,7 @@ class Handlers:
     async def manifest(self, request: Request, repository: Repository) -> Response:
         reference = parse_reference(request.route.item)
         answer = await self._manifests.serve(repository, reference, request.extra_types())
-        request.served.confirmed = answer.confirmed
+        request.served.confirmed, request.served.reason = answer.confirmed, answer.reason
         headers = content_headers(answer.manifest.digest, answer.origin)
         if not_modified(request.headers.get("if-none-match"), answer.manifest.digest):
             return Response(status_code=304, headers=headers)
@@ -55,6 +55,7 @@ class Handlers:
             headers |= {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
             return Response(headers=headers)
         blob = await self._blobs.open(repository, digest)
+        request.served.reason = blob.reason
         try:
             # A range of something else (If-Range) is answered with the whole.
             if_range = request.headers.get("if-range")

@@ -36,6 +36,10 @@ class Namespace:
 
     def __init__(self, names: Mapping[str, str], default: str) -> None:
         """`names` maps each name and alias to the upstream's configured name."""
+        self.renew(names, default)
+
+    def renew(self, names: Mapping[str, str], default: str) -> None:
+        """From now on these are the names."""
         self._names = dict(names)
         self._default = default
 
@@ -72,6 +76,10 @@ class Namespace:
         if inner is not None and looks_like_host(first):
             raise NameInvalid(f"the path names the upstream {inner}, but ns or the prefix names {stated}")
         return Repository.parse(stated, name)
+
+    def named(self, name: str) -> Repository:
+        """The repository that an operator means by `name`. Raises as `locate`."""
+        return self.locate(name, None, None)
 
     def agree(self, prefix: str | None, ns: str | None) -> str | None:
         """The upstream that the path's prefix and `ns` name, if they do. Raises as `locate`."""

@@ -28,6 +28,7 @@ class Turns:
     def __init__(self, limit: int, patience: float) -> None:
         self._limit = limit
         self._patience = patience
+        self.terms = (limit, patience)
         self._lines: dict[str, _Line] = {}
 
     @contextlib.asynccontextmanager

@@ -54,18 +54,23 @@ class Users:
     No credential is kept, only its HMAC under a key of this process.
     """
 
-    def __init__(self, passwords: Mapping[str, str], tokens: Mapping[bytes, str]) -> None:
-        self._passwords = {name: hashed.encode() for name, hashed in passwords.items()}
-        self._tokens = dict(tokens)
-        # What a name that nobody has is compared with, so that the time does not tell who exists.
-        self._decoy = max(self._passwords.values(), key=_cost, default=None)
-        self._key = secrets.token_bytes(32)
+    def __init__(self, passwords: Mapping[str, str] | None = None, tokens: Mapping[bytes, str] | None = None) -> None:
+        self.renew(passwords or {}, tokens or {})
         self._proven: Recent[str] = Recent(PROVEN_FOR)
         self._wrong: Recent[bool] = Recent(WRONG_FOR)
         self._guesses = Guesses()
         self._checks: Shared[str] = Shared()
         self._running = 0
         self._pool = ThreadPoolExecutor(_THREADS, "passwords", _give_way)
+
+    def renew(self, passwords: Mapping[str, str], tokens: Mapping[bytes, str]) -> None:
+        """From now on these are the users. How often an address has guessed wrong is not forgotten."""
+        self._passwords = {name: hashed.encode() for name, hashed in passwords.items()}
+        self._tokens = dict(tokens)
+        # What a name that nobody has is compared with, so that the time does not tell who exists.
+        self._decoy = max(self._passwords.values(), key=_cost, default=None)
+        # Nothing that was found under another key is found again, what a check that goes on will find included.
+        self._key = secrets.token_bytes(32)
 
     async def who(self, authorization: str, address: Address | None) -> str:
         """The user that an Authorization header, sent from `address`, proves.
@@ -83,7 +88,7 @@ class Users:
             user, _ = await self._checks.run(key, partial(self._check, key, raw, address))
         return user
 
-    async def close(self) -> None:
+    async def aclose(self) -> None:
         await self._checks.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 

@@ -58,8 +58,11 @@ def make_tier(
     busy: Callable[[], bool],
     metrics: Metrics,
     clock: Callable[[], float],
-) -> EcrTier:
-    """What pushes to all of `apis`, its queue kept beside the cache; `near` hear of what has been pushed."""
+) -> EcrTier | None:
+    """What pushes to all of `apis`, its queue kept beside the cache; `near` hear of what has been pushed. None where
+    there is nobody to push to."""
+    if not apis:
+        return None
     register = cache.register("queue")
     queue = Queue(dict(register.held), register, clock)
     return EcrTier(apis, supply, queue, busy=busy, metrics=metrics, clock=clock, pushed=_telling(near))

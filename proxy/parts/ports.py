@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from proxy.admin.audited import Audited
 from proxy.admin.guard import Guard
+from proxy.observe.audit import Audit
 from proxy.observe.metrics import Metrics
 from proxy.oci.secret import Secret
 from proxy.server import Limits, Listener, Server
@@ -26,13 +28,15 @@ def make_registry_port(settings: Settings, app: App, metrics: Metrics) -> Server
         max_connections=registry.max_connections,
         max_connections_per_address=registry.max_connections_per_address,
     )
-    server = Server(app, _registry_listener(settings), limits, refused=metrics.connections_refused.inc)
+    server = Server(app, registry_listener(settings), limits, refused=metrics.connections_refused.inc)
     metrics.connections.set_function(lambda: server.connections)
+    metrics.active.set_function(lambda: server.active)
+    metrics.watch_sent(lambda: server.sent)
     return server
 
 
-def make_admin_port(settings: Settings, app: App, local_pass: str | None) -> Server:
-    """For the operator. `local_pass` lets the command line on this machine make changes."""
+def make_admin_port(settings: Settings, app: App, local_pass: str | None, audit: Audit) -> Server:
+    """For the operator. `local_pass` lets the command line on this machine make changes, all of which `audit` tells."""
     listen, token = settings.admin.listen, settings.admin.token
     guarded = Guard(
         app,
@@ -40,10 +44,12 @@ def make_admin_port(settings: Settings, app: App, local_pass: str | None) -> Ser
         Secret(token.get_secret_value()) if token else None,
         Secret(local_pass) if local_pass else None,
     )
-    return Server(guarded, Listener(listen.host, listen.port), Limits(max_connections=ADMIN_CONNECTIONS), name="admin")
+    audited = Audited(guarded, audit.change)
+    return Server(audited, Listener(listen.host, listen.port), Limits(max_connections=ADMIN_CONNECTIONS), name="admin")
 
 
-def _registry_listener(settings: Settings) -> Listener:
+def registry_listener(settings: Settings) -> Listener:
+    """Where clients find it."""
     listen, tls = settings.registry.listen, settings.registry.tls
     if tls is None:
         return Listener(listen.host, listen.port)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from proxy.cache.disk import DiskCache
@@ -13,6 +13,7 @@ from proxy.pull.listings import Listings
 from proxy.pull.manifests import Manifests
 from proxy.pull.near import Near
 from proxy.pull.policy import Policy
+from proxy.pull.reasons import Reasons
 from proxy.pull.scan_gate import ScanGate
 from proxy.settings import Settings
 from proxy.upstream.client import Registry
@@ -25,6 +26,13 @@ class Pulls:
     manifests: Manifests
     blobs: Blobs
     listings: Listings
+    policies: dict[str, TagPolicy]
+
+    def follow(self, settings: Settings, connections: Collection[str]) -> None:
+        """From now on tags age as these settings say, and the upstreams named in `connections` have theirs."""
+        self.policies.update(_policies(settings))
+        for name in connections:
+            self.blobs.set_connections(name, settings.upstreams[name].connections_per_blob)
 
     async def aclose(self) -> None:
         """From the clients' side inwards: what is told last is still written down."""
@@ -45,12 +53,19 @@ def make_pulls(
 ) -> Pulls:
     """`near` are the ECR targets that are read, nearest first; `clock` is wall time that never jumps."""
     store, catalog = cache.blobs, cache.catalog
-    policies = {
-        name: TagPolicy(upstream.tag_ttl, upstream.stale_for, upstream.on_deleted == "serve")
-        for name, upstream in settings.upstreams.items()
-    }
+    policies = _policies(settings)
     connections = {name: upstream.connections_per_blob for name, upstream in settings.upstreams.items()}
-    blobs = Blobs(store, catalog, sources, connections=connections, metrics=metrics, near=near, policy=policy)
+    reasons = Reasons(store, cache.departures)
+    blobs = Blobs(
+        store,
+        catalog,
+        sources,
+        connections=connections,
+        metrics=metrics,
+        near=near,
+        policy=policy,
+        reasons=reasons,
+    )
     manifests = Manifests(
         store,
         catalog,
@@ -61,5 +76,14 @@ def make_pulls(
         near=near,
         policy=policy,
         gate=gate,
+        reasons=reasons,
     )
-    return Pulls(manifests, blobs, Listings(manifests, catalog, sources, policies=policies, clock=clock))
+    listings = Listings(manifests, catalog, sources, policies=policies, clock=clock)
+    return Pulls(manifests, blobs, listings, policies)
+
+
+def _policies(settings: Settings) -> dict[str, TagPolicy]:
+    return {
+        name: TagPolicy(upstream.tag_ttl, upstream.stale_for, upstream.on_deleted == "serve")
+        for name, upstream in settings.upstreams.items()
+    }

@@ -2,29 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Collection, Mapping
+from typing import Final, get_args
+
 from proxy.ecr.login import Login
 from proxy.ecr.session import Sessions
+from proxy.observe.metrics import Metrics
+from proxy.observe.upstreams import UpstreamStates
 from proxy.oci.secret import Secret
 from proxy.settings import Settings, Upstream
 from proxy.upstream.client import Registry
 from proxy.upstream.endpoint import Endpoint, Observer, Timeouts
+from proxy.upstream.health import State
+
+Key = tuple[str | int, ...]
+"""The path of a key of the configuration."""
+
+# Keys of an upstream that say nothing of how it is reached: its connections and tokens stay as they are.
+_NOT_OURS: Final = frozenset({"aliases", "tag_ttl", "stale_for", "on_deleted", "connections_per_blob"})
 
 
 def registries(settings: Settings, sessions: Sessions, observer: Observer | None = None) -> dict[str, Registry]:
     """A client for each configured upstream, by name. Nothing is connected yet; the caller closes them."""
-    return {
-        name: Registry(
-            _endpoint(name, upstream, sessions),
-            timeouts=Timeouts(connect=upstream.connect_timeout, read=upstream.read_timeout),
-            observer=observer,
-        )
-        for name, upstream in settings.upstreams.items()
-    }
+    return {name: _registry(name, upstream, sessions, observer) for name, upstream in settings.upstreams.items()}
+
+
+class Upstreams:
+    """The upstreams of a house that follows its configuration. One that is not configured any more stays for what is
+    under way; nobody can name it then."""
+
+    def __init__(self, sources: dict[str, Registry], sessions: Sessions, observer: Observer) -> None:
+        """`sources` are the registries of the first settings, and come to be those of later ones."""
+        self._sources = sources
+        self._sessions = sessions
+        self._observer = observer
+
+    def follow(self, settings: Settings, moved: Collection[Key]) -> list[Awaitable[None]]:
+        """From now on those whose keys are among `moved` are reached as these settings say, new ones included. What
+        is returned is to be awaited."""
+        names = {str(key[1]) for key in moved if key[0] == "upstreams" and (len(key) == 2 or key[2] not in _NOT_OURS)}
+        retired = []
+        for name in names & set(settings.upstreams):
+            upstream = settings.upstreams[name]
+            if registry := self._sources.get(name):
+                retired.append(registry.renew(_endpoint(name, upstream, self._sessions), _timeouts(upstream)))
+            else:
+                self._sources[name] = _registry(name, upstream, self._sessions, self._observer)
+        return retired
+
+
+def watch_upstreams(sources: Mapping[str, Registry], metrics: Metrics) -> None:
+    """Have the metrics say how each of `sources` is, those that it comes to have later too."""
+    metrics.registry.register(UpstreamStates(sources, get_args(State)))
 
 
 def balancer(settings: Settings) -> Registry | None:
     """What stands before several instances, where it is configured. The caller closes it."""
     return Registry(Endpoint("balancer", settings.ecr.balancer)) if settings.ecr.balancer else None
+
+
+def _registry(name: str, upstream: Upstream, sessions: Sessions, observer: Observer | None) -> Registry:
+    return Registry(_endpoint(name, upstream, sessions), timeouts=_timeouts(upstream), observer=observer)
+
+
+def _timeouts(upstream: Upstream) -> Timeouts:
+    return Timeouts(connect=upstream.connect_timeout, read=upstream.read_timeout)
 
 
 def _endpoint(name: str, upstream: Upstream, sessions: Sessions) -> Endpoint:

@@ -52,14 +52,15 @@ class Door:
         connection: Callable[[], Connection],
         census: Census,
         *,
-        tls: ssl.SSLContext | None,
-        handshake_timeout: float,
+        tls: Callable[[], ssl.SSLContext | None],
+        handshake_timeout: float | None,
     ) -> None:
+        """`tls` is asked for each connection; `handshake_timeout` in seconds, where there is TLS."""
         self._sock = sock
         self._connection = connection
         self._census = census
         self._tls = tls
-        self._handshake_timeout = None if tls is None else handshake_timeout
+        self._handshake_timeout = handshake_timeout
         self._loop = asyncio.get_running_loop()
         self._entering: set[asyncio.Task[None]] = set()
         self._again: asyncio.TimerHandle | None = None
@@ -121,5 +122,5 @@ class Door:
         # No TLS, another version, no certificate where one is asked for, or gone. ssl.SSLError is an OSError.
         with contextlib.suppress(OSError):
             await self._loop.connect_accepted_socket(
-                lambda: connection, sock, ssl=self._tls, ssl_handshake_timeout=self._handshake_timeout
+                lambda: connection, sock, ssl=self._tls(), ssl_handshake_timeout=self._handshake_timeout
             )

@@ -63,6 +63,7 @@ class Connection(HttpToolsProtocol):
         self.state = server_state
         self.limits: Limits = server_state.limits
         self.last_progress = (self.loop.time(), 0)
+        self.stalled = False
         self._current: RequestResponseCycle | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._in_head = False
@@ -268,7 +269,20 @@ class Connection(HttpToolsProtocol):
                 self._abort(cycle)
 
     async def _send(self, cycle: RequestResponseCycle, message: Message) -> None:
-        """ASGI's `send`: raises ConnectionResetError once the client has gone."""
+        """ASGI's `send`: raises ConnectionResetError once the client has gone, ConnectionAbortedError once it has been
+        let go."""
+        try:
+            await self._send_on(cycle, message)
+        except ConnectionError:
+            if self.stalled:
+                seconds = self.limits.write_timeout
+                raise ConnectionAbortedError(
+                    f"the client was too slow: it took nothing for {seconds:g} s (registry.write_timeout), so it was "
+                    "let go"
+                ) from None
+            raise
+
+    async def _send_on(self, cycle: RequestResponseCycle, message: Message) -> None:
         if not cycle.response_complete and (cycle.disconnected or self.transport.is_closing()):
             raise ConnectionResetError("the client has gone")
         if message["type"] == ZERO_COPY:
@@ -280,6 +294,8 @@ class Connection(HttpToolsProtocol):
         else:
             await cycle.send(cast("ASGISendEvent", message))
             self._joined.release()
+            if cycle.scope["method"] != "HEAD":
+                self.state.copied += len(message.get("body", b""))
         if cycle.disconnected and not cycle.response_complete:
             raise ConnectionResetError("the client has gone")
 
@@ -304,7 +320,11 @@ class Connection(HttpToolsProtocol):
                 await self.state.pump.send(self.sock, file, offset, count)
                 return
         disk = self.state.read_ahead
-        await sendfile.copy(file, offset, count, write=self.transport.write, drain=self._drain, disk=disk)
+        await sendfile.copy(file, offset, count, write=self._write_copy, drain=self._drain, disk=disk)
+
+    def _write_copy(self, data: memoryview) -> None:
+        self.transport.write(data)
+        self.state.copied += len(data)
 
     async def _flush(self) -> None:
         """Until the transport's own buffer is empty: what is sent past it must not overtake."""

@@ -37,12 +37,13 @@ class _Job:
     end: int
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[None]
+    began_at: int = field(init=False)
     window_end: int = field(init=False)
     pages: Future[None] | None = None
     """The read-ahead of the next window; None when its pages are there."""
 
     def __post_init__(self) -> None:
-        self.window_end = self.offset
+        self.began_at = self.window_end = self.offset
 
 
 class Pump:
@@ -52,9 +53,16 @@ class Pump:
         self._disk = disk
         self._epoll = select.epoll()
         self._jobs: dict[int, _Job] = {}
+        self._awaited: set[_Job] = set()
+        self._sent = 0  # of ranges that are no longer awaited
         self._threads: list[threading.Thread] = []
         self._closing, self._bell = socket.socketpair()
         self._epoll.register(self._closing, select.EPOLLIN)
+
+    @property
+    def sent(self) -> int:
+        """Bytes that sockets have taken so far, of ranges on their way too."""
+        return self._sent + sum(job.offset - job.began_at for job in self._awaited)
 
     async def send(self, sock: socket.socket, file: File, offset: int, count: int) -> None:
         """Send `count` bytes (at least one) from `offset` of the file; nothing else may write to the socket meanwhile.
@@ -66,7 +74,9 @@ class Pump:
         if count <= AT_ONCE and resident(fd, offset, count):
             with contextlib.suppress(BlockingIOError):
                 while offset < end:
-                    offset += send_piece(sock.fileno(), fd, offset, end - offset)
+                    taken = send_piece(sock.fileno(), fd, offset, end - offset)
+                    offset += taken
+                    self._sent += taken
                 return
         loop = asyncio.get_running_loop()
         with contextlib.ExitStack() as undo:  # descriptors may run out at each step
@@ -78,11 +88,15 @@ class Pump:
             self._jobs[job.sock.fileno()] = job
             self._epoll.register(job.sock, select.EPOLLOUT | select.EPOLLONESHOT)
             undo.pop_all()
+        self._awaited.add(job)
         try:
             await job.done
         except asyncio.CancelledError:
             hang_up(sock)
             raise
+        finally:
+            self._awaited.remove(job)
+            self._sent += job.offset - job.began_at
 
     def close(self) -> None:
         """Ends the threads. Call it when every connection has closed."""

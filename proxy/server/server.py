@@ -75,6 +75,16 @@ class Server:
         """Open connections, those in a TLS handshake included."""
         return 0 if self._state is None else self._state.census.connections
 
+    @property
+    def sent(self) -> int:
+        """Bytes of bodies that have been sent so far, those of responses in progress included."""
+        return 0 if self._state is None else self._state.sent
+
+    def certify(self, tls: ssl.SSLContext) -> None:
+        """Connections that come from now on use this; it has TLS already, and stays where it is."""
+        assert self._tls is not None
+        self._tls = tls
+
     def stop(self) -> None:
         """Begin the drain: no new connections, idle ones close, running responses get the grace period."""
         self._stopping.set()
@@ -146,8 +156,8 @@ class Server:
             sock,
             partial(Connection, config, state, {}, loop),
             state.census,
-            tls=self._tls,
-            handshake_timeout=self.limits.header_timeout,
+            tls=lambda: self._tls,
+            handshake_timeout=None if self._tls is None else self.limits.header_timeout,
         )
 
     async def _drain(self, state: State) -> None:

@@ -20,9 +20,16 @@ class State(ServerState):
         self.limits = limits
         self.census = census
         self.read_ahead = ReadAhead()
+        self.copied = 0
+        """Bytes of bodies that went through Python's hands."""
         self.pump = Pump(self.read_ahead) if AVAILABLE else None
         self.empty = asyncio.Event()
         """Set whenever the last connection has closed."""
+
+    @property
+    def sent(self) -> int:
+        """Bytes of bodies, of responses in progress too; only ever grows."""
+        return self.copied + (self.pump.sent if self.pump is not None else 0)
 
     def close(self) -> None:
         self.read_ahead.close()  # first: the pump's ranges wait for what it reads

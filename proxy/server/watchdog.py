@@ -34,6 +34,8 @@ class Connection(Protocol):
     client: tuple[str, int] | None
     last_progress: tuple[float, int]
     """When the client last moved (loop time), and how far it was."""
+    stalled: bool
+    """Whether it is let go for that."""
 
 
 async def watch(
@@ -46,6 +48,7 @@ async def watch(
         now = loop.time()
         for connection in list(connections()):
             if _stalled(connection, now, timeout):
+                connection.stalled = True
                 on_stall(connection)
                 # With RST: a stalled client would else hold what is queued in the kernel for many minutes.
                 with contextlib.suppress(OSError):

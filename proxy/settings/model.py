@@ -6,6 +6,7 @@ import os
 import re
 import ssl
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, Self
@@ -25,6 +26,7 @@ from proxy.settings.targets import targets_fit
 from proxy.settings.values import (
     Listen,
     Size,
+    audit_stream,
     base_url,
     ca_bundle,
     duration,
@@ -145,6 +147,21 @@ class Log(Section):
 
     format: Literal["auto", "json", "console"] = "auto"
     level: Literal["debug", "info", "warning", "error"] = "info"
+    audit: Annotated[Path | Literal["stdout"], PlainValidator(audit_stream)] | None = None
+
+
+class Traces(Section):
+    """Spans by OTLP, for the extra millpond[otel]."""
+
+    endpoint: Annotated[str, PlainValidator(base_url)] | None = None
+    ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
+
+    @model_validator(mode="after")
+    def _installed(self) -> Self:
+        if self.endpoint is not None and not (find_spec("opentelemetry") and find_spec("opentelemetry.sdk")):
+            message = "OpenTelemetry is not installed here; install millpond[otel], or leave this out"
+            raise Misfit(("endpoint",), self.endpoint, message)
+        return self
 
 
 class Upstream(Section):
@@ -217,6 +234,7 @@ class Settings(BaseSettings, Section):
     ecr: Ecr = Field(default_factory=Ecr)
     policy: Policy = Field(default_factory=Policy)
     log: Log = Field(default_factory=Log)
+    traces: Traces = Field(default_factory=Traces)
 
     def __init__(self, config_file: Path | None, environ: Mapping[str, str]) -> None:
         # As text: the path "." would mean no file to pydantic-settings.

@@ -14,7 +14,7 @@ import ssl
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import urlsplit
 
 _UNITS: Final = {"": 1, "b": 1} | {
@@ -202,6 +202,18 @@ def readable_file(value: object) -> Path:
         raise ValueError("this is not a regular file; write the path of a file that Millpond can read")
     if not os.access(file, os.R_OK):
         raise ValueError(f"this file cannot be read by user id {os.geteuid()}; change its owner or mode")
+    return file
+
+
+def audit_stream(value: object) -> Path | Literal["stdout"]:
+    """`stdout`, or a file that this process may append to or create."""
+    if value == "stdout":
+        return "stdout"
+    file = path(value)
+    if not (file if file.exists() else file.parent).exists():
+        raise ValueError("its directory does not exist; create it, or write another path, or stdout")
+    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise ValueError(f"this cannot be written by user id {os.geteuid()}; write another path, or stdout")
     return file
 
 

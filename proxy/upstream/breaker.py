@@ -42,6 +42,11 @@ class Breakers:
         self._hosts.move_to_end(authority)
         return breaker
 
+    @property
+    def open_for(self) -> float:
+        """Seconds until every host may be asked again; 0 where none is taken to be down."""
+        return max((breaker.open_for for breaker in self._hosts.values()), default=0.0)
+
 
 class Breaker:
     """Closed, open for a while, then half open: one probe at a time decides."""
@@ -77,6 +82,11 @@ class Breaker:
             )
         self._probing = True
         return Permit(self, noun, probe=True)
+
+    @property
+    def open_for(self) -> float:
+        """Seconds until it lets a probe through; 0 where it is closed, or one is due."""
+        return max(0.0, self._open_until - self._clock()) if self._opening else 0.0
 
     def probed(self) -> None:
         self._probing = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
+from proxy.observe import traces
 from proxy.oci.errors import UpstreamFailure, UpstreamLimited
 from proxy.upstream.breaker import Breakers, Clock
 from proxy.upstream.endpoint import Endpoint, Observer
@@ -28,6 +29,12 @@ class Exchange:
         self._observer = observer
         self._breakers = Breakers(clock)
         self.rate_limit: RateLimit | None = None
+        self.rate_limit_seen: float | None = None  # when, in seconds of wall time
+
+    @property
+    def open_for(self) -> float:
+        """Seconds until every host behind this upstream may be asked again."""
+        return self._breakers.open_for
 
     async def send(self, method: str, target: Target, headers: Fields, noun: str) -> Reply:
         """One request and its reply, which is never a 429 nor a failure of the server.
@@ -36,6 +43,13 @@ class Exchange:
             UpstreamLimited: a 429, now or a moment ago.
             UpstreamUnreachable, UpstreamTimeout: no answer, a 5xx, or a breaker that is open.
         """
+        asked = {"upstream": self._endpoint.name, "host": target.authority, "noun": noun}
+        with traces.span(f"upstream {method} {noun}", "client", **asked) as span:
+            reply = await self._sent(method, target, headers, noun)
+            span.note(status=reply.status)
+            return reply
+
+    async def _sent(self, method: str, target: Target, headers: Fields, noun: str) -> Reply:
         with self._breakers.host(target.authority).enter(noun) as permit:
             try:
                 reply = await self._transport.send(method, target, headers, bulk=noun == "blobs")
@@ -69,5 +83,5 @@ class Exchange:
     def _note_quota(self, reply: Reply) -> None:
         limit = parse_rate_limit(reply.header)
         if limit is not None:
-            self.rate_limit = limit
+            self.rate_limit, self.rate_limit_seen = limit, time.time()
             self._observer.rate_limit(self._endpoint.name, limit)

@@ -7,7 +7,7 @@ import base64
 import os
 import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Final, Self
 
 import aiohttp
@@ -50,14 +50,21 @@ class Reply:
     """
 
     def __init__(
-        self, target: Target, response: httpx.Response, proxied: str | None, secrets: Sequence[Secret] = ()
+        self,
+        target: Target,
+        response: httpx.Response,
+        proxied: str | None,
+        *,
+        secrets: Sequence[Secret],
+        ended: Callable[[], Awaitable[None]],
     ) -> None:
-        """`secrets` are what was sent, and what is not to be repeated from the answer."""
+        """`secrets` are what was sent, and what is not to be repeated from the answer; `ended` is called once."""
         self.target: Final = target
         self.status: Final = response.status_code
         self._response = response
         self._proxied = proxied
         self._secrets = secrets
+        self._ended: Callable[[], Awaitable[None]] | None = ended
         self._body = response.aiter_raw()
 
     def header(self, name: str) -> str | None:
@@ -120,7 +127,12 @@ class Reply:
         try:
             await self._body.aclose()  # type: ignore[attr-defined]  # an async generator, though typed as an iterator
         finally:
-            await self._response.aclose()
+            ended, self._ended = self._ended, None
+            try:
+                await self._response.aclose()
+            finally:
+                if ended is not None:
+                    await ended()
 
 
 class Transport:
@@ -134,6 +146,8 @@ class Transport:
         self._idle = min(IDLE_CONNECTION, timeouts.read / 2)
         self._tls: ssl.SSLContext | None = None
         self._routes: dict[tuple[str | None, bool], AiohttpTransport] = {}
+        self._under_way = 0  # requests, until their replies are closed
+        self._retired = False
 
     async def send(self, method: str, target: Target, headers: Fields, *, bulk: bool = False) -> Reply:
         """Make one request, nothing followed or repeated. `bulk` (blobs) has connections of its own.
@@ -141,6 +155,30 @@ class Transport:
         Raises:
             UpstreamTimeout, UpstreamUnreachable, UpstreamInvalid: no usable answer; says which host, what and why.
         """
+        self._under_way += 1
+        try:
+            return await self._sent(method, target, headers, bulk=bulk)
+        except BaseException:
+            await self._ended()
+            raise
+
+    async def retire(self) -> None:
+        """Close the connections when what is under way has ended. What is asked for all the same still works."""
+        self._retired = True
+        if not self._under_way:
+            await self.aclose()
+
+    @property
+    def over(self) -> bool:
+        """Whether it is retired, and nothing is under way any more."""
+        return self._retired and not self._under_way
+
+    async def _ended(self) -> None:
+        self._under_way -= 1
+        if self.over:
+            await self.aclose()
+
+    async def _sent(self, method: str, target: Target, headers: Fields, *, bulk: bool) -> Reply:
         proxy = proxy_for(target)
         request = httpx.Request(
             method,
@@ -157,7 +195,7 @@ class Transport:
             # Over the whole, because headers dribbled byte by byte renew the deadline between reads each time.
             async with asyncio.timeout(self._whole):
                 response = await self._route(proxy, bulk).handle_async_request(request)
-            return Reply(target, response, host_of(proxy), self._secrets_in(headers))
+            return Reply(target, response, host_of(proxy), secrets=self._secrets_in(headers), ended=self._ended)
         raise translation.error
 
     def _secrets_in(self, headers: Fields) -> list[Secret]:

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from proxy.admin.app import admin_port
+from proxy.admin.ecr import ecr_routes
 from proxy.ecr.api import Api
 from proxy.ecr.compare import Places
 from proxy.ecr.desk import Desk
@@ -207,7 +208,7 @@ class Office:
             locate=lambda name: namespace.locate(name, None, None),
             on_disk=self.shelf.images,
         )
-        app = admin_port(metrics, dict, self.draining.is_set, desk)
+        app = admin_port(metrics, dict, self.draining.is_set, ecr_routes(desk, self.draining.is_set))
         server = Server(app, Listener("127.0.0.1", 0), Limits(grace=1), name="admin")
         server.bind()
         working, serving = asyncio.create_task(tier.run()), asyncio.create_task(server.serve())

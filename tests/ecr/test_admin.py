@@ -11,13 +11,16 @@ from typing import Any
 import pytest
 
 from proxy.admin import answers
+from proxy.admin.openapi import document
 from proxy.ecr import queue as queue_module
 from proxy.ecr.desk import IMAGES_AT_ONCE
 from tests.ecr.office import Office
 from tests.support.ecr import EcrDouble
+from tests.support.openapi import Document
 from tests.support.waiting import wait_until
 
 JSON = {"Content-Type": "application/json"}
+DOCUMENT = Document(document())
 
 
 @pytest.fixture
@@ -29,13 +32,15 @@ def office(cloud: EcrDouble, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def ask(office: Office, path: str, body: Any = None, headers: dict[str, str] | None = None) -> tuple[int, str]:
-    """Status and text of a GET, of a POST where there is a body."""
+    """Status and text of a GET, of a POST where there is a body; held against the API's document."""
     connection = HTTPConnection("127.0.0.1", office.port, timeout=30)
     try:
         data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         connection.request("GET" if data is None else "POST", path, data, JSON if headers is None else headers)
         response = connection.getresponse()
-        return response.status, response.read().decode()
+        status, text = response.status, response.read().decode()
+        DOCUMENT.check_answer("GET" if data is None else "POST", path, status, response.headers["Content-Type"], text)
+        return status, text
     finally:
         connection.close()
 

@@ -12,7 +12,7 @@ import structlog.testing
 
 from proxy.server import sendfile
 from proxy.server.sendfile import resident
-from tests.server.harness import Client, FileApp, serving
+from tests.server.harness import Client, FileApp, hello, serving
 from tests.support.certificates import Authority
 from tests.support.waiting import wait_until_async
 
@@ -147,3 +147,45 @@ async def test_more_than_the_promised_length_is_refused(blob: Path) -> None:
             await client.head()
             assert await client.rest() == b""
     assert "longer than Content-Length" in str(failures[0])
+
+
+@pytest.mark.parametrize("secure", [False, True])
+async def test_what_has_been_sent_is_known_while_it_is_sent(
+    blob: Path, content: bytes, authority: Authority, secure: bool
+) -> None:
+    certificate = authority.issue()
+    files: dict[str, Any] = {"cert_file": certificate.chain_file, "key_file": certificate.key_file} if secure else {}
+    context = authority.client_context() if secure else None
+    async with serving(FileApp(blob), **files) as server:
+        assert server.sent == 0
+        async with Client(server.port, tls=context, receive_buffer=4096) as client:
+            client.ask()
+            await client.head()
+            await wait_until_async(lambda: 0 < server.sent < len(content), "a part of it has been sent")
+            assert await client.reader.readexactly(len(content)) == content
+            await wait_until_async(lambda: server.sent == len(content), "all of it has been sent")
+            client.ask(method="HEAD")
+            await client.head()
+            client.ask("/0-10")
+            await client.response()
+        assert server.sent == len(content) + 10
+
+
+async def test_a_body_that_is_no_file_counts_as_sent_and_that_of_head_does_not() -> None:
+    async with serving(hello) as server, Client(server.port) as client:
+        for method, sent in (("GET", 5), ("HEAD", 5), ("GET", 10)):
+            await client.get(method=method)
+            await wait_until_async(lambda sent=sent: server.sent == sent, f"{sent} bytes have been sent")  # type: ignore[misc]
+
+
+async def test_what_was_sent_to_a_client_that_left_stays_counted(blob: Path, content: bytes) -> None:
+    app = FileApp(blob)
+    with structlog.testing.capture_logs():
+        async with serving(app) as server:
+            async with Client(server.port, receive_buffer=4096) as client:
+                client.ask()
+                await client.head()
+                await wait_until_async(lambda: server.sent, "a part of it has been sent")
+                before = server.sent
+            await wait_until_async(lambda: app.failures, "send has raised")
+            assert before <= server.sent < len(content)
