@@ -10,12 +10,32 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from proxy.oci.errors import MillpondError
+from proxy.oci.errors import (
+    Denied,
+    DiskFailure,
+    MillpondError,
+    NameUnknown,
+    Unknown,
+    UpstreamFailure,
+    UpstreamInvalid,
+)
 
 # Thousands of image names; more than that in one request is a mistake.
 MAX_BODY: Final = 1024 * 1024
 # Between lines of a stream, so that whoever reads it can tell a long push from a dead connection.
 HEARTBEAT: Final = 5.0
+# Of a number in a query: a million digits are work for nothing.
+MAX_DIGITS: Final = 9
+
+# The first that fits; what is not among these is the question's fault. What cannot do its part now may do it later.
+_STATUS: Final[tuple[tuple[type[MillpondError], int], ...]] = (
+    (NameUnknown, 400),
+    (Unknown, 404),
+    (Denied, 409),
+    (UpstreamFailure, 503),
+    (UpstreamInvalid, 503),
+    (DiskFailure, 503),
+)
 
 Row = Mapping[str, Any]
 
@@ -35,7 +55,7 @@ def answered(handler: Callable[[Request], Any]) -> Callable[[Request], Any]:
         try:
             response: Response = await handler(request)
         except MillpondError as error:
-            return JSONResponse({"error": str(error)}, error.status if isinstance(error, BadRequest) else 400)
+            return JSONResponse({"error": str(error)}, _status(error))
         return response
 
     return answer
@@ -68,9 +88,41 @@ def text_in(body: Mapping[str, Any], key: str) -> str | None:
     return value
 
 
+def number_in(request: Request, key: str, default: int) -> int:
+    """The whole number under `key` of the query. Raises BadRequest."""
+    text = request.query_params.get(key)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdigit()) or len(text) > MAX_DIGITS:
+        raise BadRequest(f'"{key}" is to be a whole number, not {text[:50]!r}')
+    return int(text)
+
+
+def named_in(request: Request, key: str) -> str:
+    """The text under `key` of the query. Raises BadRequest without one."""
+    text = request.query_params.get(key)
+    if not text:
+        raise BadRequest(f'"{key}" is missing, as in ?{key}=docker.io/library/alpine:3.20')
+    return text
+
+
+def image_in(body: Mapping[str, Any]) -> str:
+    """The name under `image`. Raises BadRequest without one."""
+    image = text_in(body, "image")
+    if not image:
+        raise BadRequest('"image" is missing, as in {"image": "docker.io/library/alpine:3.20"}')
+    return image
+
+
 def stream(rows: AsyncGenerator[Row, None], draining: Callable[[], bool], then: str) -> Response:
     """`rows` as lines. `then` says what becomes of them when the server ends before they do."""
     return StreamingResponse(_lines(rows, draining, then), media_type="application/x-ndjson")
+
+
+def _status(error: MillpondError) -> int:
+    if isinstance(error, BadRequest):
+        return error.status
+    return next((status for kind, status in _STATUS if isinstance(error, kind)), 400)
 
 
 async def _lines(rows: AsyncGenerator[Row, None], draining: Callable[[], bool], then: str) -> AsyncIterator[bytes]:

@@ -1,29 +1,23 @@
-"""The admin port: health, readiness, metrics, and the API of the disk cache and the ECR tier."""
+"""The admin port: health, readiness, metrics, the operator's API and page."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable, Iterable
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from proxy.admin.answers import Row
-from proxy.admin.cache import cache_routes
-from proxy.admin.ecr import EcrDesk, ecr_routes
+from proxy.admin.page import page_routes
 from proxy.observe.metrics import Metrics
 
 
 def admin_port(
-    metrics: Metrics,
-    status: Callable[[], dict[str, str]],
-    draining: Callable[[], bool],
-    ecr: EcrDesk | None = None,
-    verify: Callable[[], AsyncGenerator[Row, None]] | None = None,
+    metrics: Metrics, status: Callable[[], dict[str, str]], draining: Callable[[], bool], api: Iterable[Route]
 ) -> Starlette:
-    """`status` says how each tier is (`ok`, or what is wrong); `draining` whether the program is about to end;
-    `ecr` is there when there are targets; `verify` is the disk cache's."""
+    """`status` says how each tier is (`ok`, or what is wrong); `draining` whether the program is about to end; `api`
+    has the routes of `proxy.admin.api`."""
 
     async def healthz(_: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -41,7 +35,7 @@ def admin_port(
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route("/metrics", render),
-            *ecr_routes(ecr, draining),
-            *(cache_routes(verify, draining) if verify else ()),
+            *page_routes(),
+            *api,
         ],
     )

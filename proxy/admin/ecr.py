@@ -26,6 +26,9 @@ class EcrDesk(Protocol):
     def status(self) -> Row:
         """`targets` and `jobs`, as `proxy.ecr.tier.TierStatus` has them."""
 
+    def targets(self) -> Sequence[Row]:
+        """The `targets` alone, for whoever looks often."""
+
     def retry(self, target: str | None, image: str | None) -> int:
         """Begin at once what was rejected or waits; how many. MillpondError where a name means nothing here."""
 

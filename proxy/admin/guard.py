@@ -40,6 +40,7 @@ _HOW_TO_SET: Final = "set admin.token_file, or the environment variable MILLPOND
 
 class Guard:
     """An ASGI application that lets through to `app` what may pass, and refuses the rest with a status and a reason.
+    `proved` in the scope says whether whoever asks has shown the token or the pass.
 
     `host` is what the port listens on: an address or a name. `token` is what changes need; None if there is none.
     `local_pass` is as good, and known on this machine only.
@@ -60,14 +61,15 @@ class Guard:
                 message["headers"] = [*message.get("headers", ()), *_HEADERS]
             await send(message)
 
-        refusal = self._refusal(scope["method"], scope["path"], headers)
+        scope["proved"] = self._holds_token(headers)
+        refusal = self._refusal(scope["method"], scope["path"], scope["proved"], headers)
         await (self._app if refusal is None else refusal)(scope, receive, marked)
 
-    def _refusal(self, method: str, path: str, headers: Headers) -> Response | None:
+    def _refusal(self, method: str, path: str, proved: bool, headers: Headers) -> Response | None:
         hosts = headers.getlist("host")
         if self._local and path not in _HEALTH and not all(self._is_own(host) for host in hosts):
             return _refused(403, "this port is asked by another name than this machine's own; ask 127.0.0.1 instead")
-        if method in _READS or self._holds_token(headers):
+        if method in _READS or proved:
             return None
         if self._token is not None:
             return _refused(401, _token_wanted(headers))

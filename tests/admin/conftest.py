@@ -10,8 +10,10 @@ from typing import Any, Final
 
 import pytest
 
+from tests.admin.watched import UPSTREAM, Watched
 from tests.support.millpond import Millpond
 from tests.support.pulls import Reply, get
+from tests.support.scripted import ScriptedUpstream
 
 TOKEN: Final = "0123456789abcdef-of-the-operator"
 BEARER: Final = {"Authorization": f"Bearer {TOKEN}"}
@@ -81,3 +83,22 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Port]:
 @pytest.fixture(scope="module")
 def wide_with_token(tmp_path_factory: pytest.TempPathFactory, token_file: Path) -> Iterator[Port]:
     yield from _running(tmp_path_factory.mktemp("wide-token"), "0.0.0.0", token_file=str(token_file))
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    """One that pulls from a scripted upstream, for a whole module."""
+    with ScriptedUpstream() as upstream:
+        config = {"upstreams": {UPSTREAM: upstream.upstream()}}
+        made = Millpond(config, tmp_path_factory.mktemp("watched")).start()
+        yield Watched(made, upstream)
+        made.stop()
+    assert not made.complaints(), "\n".join(made.complaints())
+
+
+@pytest.fixture(autouse=True)
+def upstream_behaves(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No test's script outlives it."""
+    yield
+    if "watched" in request.fixturenames:
+        request.getfixturevalue("watched").upstream.behave()

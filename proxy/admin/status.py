@@ -1,0 +1,184 @@
+"""How everything is, at one look: for the page, `millpond status`, and whoever is on call.
+
+GET /api/v1/status     the program, its cache, upstreams, ECR targets, and totals since the start
+GET /api/v1/flights    blobs that are being fetched: how far, how fast, for how many
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from proxy import __version__
+from proxy.admin.answers import Row
+from proxy.admin.ecr import EcrDesk
+from proxy.observe.metrics import Metrics
+from proxy.observe.rates import Look, Rates
+from proxy.pull.blobs import Blobs
+from proxy.upstream.client import Registry
+
+# In one answer: as many as somebody reads. Their number is told beside them.
+MAX_FLIGHTS: Final = 200
+
+# Answers to requests of ours that are a failure of upstream's; `none` is none at all. A 404 is an answer like another.
+_FAILED: Final = ("5", "429", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What need not be fetched again: bytes, and pulls that Docker Hub did not count."""
+
+    bytes: int
+    pulls: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sights:
+    """What a status is made of; each is looked at anew. `cache` has the keys of `status.cache`, `config` those of
+    `status.config`."""
+
+    started: float
+    config: Callable[[], Row]
+    cache: Callable[[], Awaitable[Row]]
+    upstreams: Callable[[], Mapping[str, Registry]]
+    blobs: Blobs
+    metrics: Metrics
+    rates: Rates
+    active: Callable[[], int]
+    draining: Callable[[], bool]
+    ecr: EcrDesk | None
+    saved: Callable[[], Saved]
+
+
+class Status:
+    """Rows for the API and the stream. None of them costs more with more blobs or clients."""
+
+    def __init__(self, sights: Sights) -> None:
+        self._sights = sights
+
+    async def row(self) -> dict[str, Any]:
+        """All of `GET status`."""
+        sights = self._sights
+        draining = sights.draining()
+        return {
+            "version": __version__,
+            "now": time.time(),
+            "started": sights.started,
+            "ready": not draining,
+            "draining": draining,
+            "config": sights.config(),
+            "cache": await sights.cache(),
+            "flights": sights.blobs.flying,
+            "active": sights.active(),
+            "lag": self.lag(),
+            "upstreams": self.upstreams(),
+            "ecr": self.ecr(),
+            "totals": self._totals(sights.rates.look()),
+        }
+
+    def flights(self, limit: int) -> list[dict[str, Any]]:
+        return [asdict(progress) for progress in self._sights.blobs.flights(limit)]
+
+    @property
+    def flying(self) -> int:
+        return self._sights.blobs.flying
+
+    @property
+    def active(self) -> int:
+        """Responses in progress."""
+        return self._sights.active()
+
+    async def cache(self) -> Row:
+        return await self._sights.cache()
+
+    def config(self) -> Row:
+        return self._sights.config()
+
+    def look(self) -> Look:
+        return self._sights.rates.look()
+
+    def lag(self) -> float:
+        """The longest of the last minute, in seconds."""
+        (family,) = self._sights.metrics.loop_lag_max.collect()
+        return float(family.samples[0].value)
+
+    def upstreams(self) -> list[dict[str, Any]]:
+        requests, failures, fetched = self._counts()
+        return [
+            {
+                "name": name,
+                "url": registry.url,
+                **asdict(registry.health),
+                "rate_limit": _quota(registry),
+                "requests": requests[name],
+                "failures": failures[name],
+                "fetched_bytes": fetched[name],
+            }
+            for name, registry in self._sights.upstreams().items()
+        ]
+
+    def ecr(self) -> list[Row]:
+        return [] if self._sights.ecr is None else list(self._sights.ecr.targets())
+
+    def _counts(self) -> tuple[Counter[str], Counter[str], Counter[str]]:
+        """By upstream: requests, those that failed, bytes."""
+        requests: Counter[str] = Counter()
+        failures: Counter[str] = Counter()
+        fetched: Counter[str] = Counter()
+        for labels, value in _samples(self._sights.metrics.upstream_requests):
+            requests[labels["upstream"]] += value
+            if labels["status"].startswith(_FAILED):
+                failures[labels["upstream"]] += value
+        for labels, value in _samples(self._sights.metrics.fetched_bytes):
+            fetched[labels["upstream"]] += value
+        return requests, failures, fetched
+
+    def _totals(self, look: Look) -> Row:
+        saved = self._sights.saved()
+        return {
+            "requests": look.requests,
+            "hits": look.hits,
+            "served_bytes": look.served_bytes,
+            "fetched_bytes": look.fetched_bytes,
+            "saved_bytes": saved.bytes,
+            "saved_pulls": saved.pulls,
+        }
+
+
+def status_routes(status: Status) -> list[Route]:
+    async def whole(_: Request) -> Response:
+        return JSONResponse(await status.row())
+
+    async def flights(_: Request) -> Response:
+        return JSONResponse({"flights": status.flights(MAX_FLIGHTS), "total": status.flying})
+
+    return [Route("/api/v1/status", whole), Route("/api/v1/flights", flights)]
+
+
+def _quota(registry: Registry) -> Row | None:
+    limit = registry.rate_limit
+    if limit is None:
+        return None
+    return {
+        "limit": limit.limit,
+        "remaining": limit.remaining,
+        "window": limit.window,
+        "seen": registry.rate_limit_seen,
+    }
+
+
+def _samples(metric: Any) -> list[tuple[dict[str, str], int]]:
+    """The counts of a counter, by their labels."""
+    return [
+        (sample.labels, int(sample.value))
+        for family in metric.collect()
+        for sample in family.samples
+        if sample.name.endswith("_total")
+    ]

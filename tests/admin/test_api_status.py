@@ -1,0 +1,200 @@
+"""Status and flights, of the program that runs: each number is what it says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from proxy import __version__
+from tests.admin.watched import UPSTREAM, Watched
+from tests.support import images
+from tests.support.faults import Gate, change, cut, refuse
+from tests.support.millpond import Millpond
+from tests.support.pulls import get
+from tests.support.scripted import ScriptedUpstream
+from tests.support.waiting import wait_until
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def clients() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(8) as pool:
+        yield pool
+
+
+def test_the_status_says_what_runs_and_how_full_its_cache_is(watched: Watched, tmp_path: Path) -> None:
+    image = images.simple_image(tmp_path, seed=1)
+    watched.upstream.add(image, "library/one", "latest")
+    before = watched.read("status")
+    watched.pull(image, "library/one")
+    wait_until(lambda: watched.read("status")["cache"]["blobs"] == before["cache"]["blobs"] + 3, "all of it is kept")
+    status = watched.read("status")
+    assert (status["version"], status["ready"], status["draining"]) == (__version__, True, False)
+    assert abs(status["now"] - time.time()) < 60
+    assert 0 < status["now"] - status["started"] < 600
+    assert status["config"]["file"] == str(watched.millpond.config_file)
+    cache = status["cache"]
+    assert (cache["state"], cache["directory"]) == ("ok", str(watched.millpond.cache))
+    assert cache["bytes"] - before["cache"]["bytes"] == image.total_size + len(image.body)
+    assert (cache["max_size"], cache["min_free"], cache["pinned_bytes"]) == (20 << 30, 64 << 20, 0)
+    assert cache["free"] > 0
+    assert status["ecr"] == []
+
+
+def test_what_a_pull_took_from_upstream_and_gave_to_its_client_is_in_the_totals(
+    watched: Watched, tmp_path: Path
+) -> None:
+    image = images.simple_image(tmp_path, seed=2)
+    watched.upstream.add(image, "library/two", "latest")
+    before, upstream = watched.read("status")["totals"], watched.upstream_state()
+    watched.pull(image, "library/two")
+    watched.pull(image, "library/two")
+    whole = image.total_size + len(image.body)
+    wait_until(
+        lambda: watched.read("status")["totals"]["served_bytes"] - before["served_bytes"] == 2 * whole, "all is counted"
+    )
+    after, now = watched.read("status")["totals"], watched.upstream_state()
+    assert after["fetched_bytes"] - before["fetched_bytes"] == whole
+    assert now["fetched_bytes"] - upstream["fetched_bytes"] == whole
+    assert after["requests"] - before["requests"] == 6
+    assert after["hits"] - before["hits"] == 3
+    assert now["requests"] - upstream["requests"] == 3
+    assert now["failures"] == upstream["failures"]
+
+
+def test_a_flight_is_shown_with_its_progress_and_its_followers_until_it_has_landed(
+    watched: Watched, clients: ThreadPoolExecutor
+) -> None:
+    content, gate = b"".join(images.noise(4 * MIB, 11)), Gate()
+    digest = watched.upstream.add_blob("library/slow", content)
+    watched.upstream.script(digest, change(gates={MIB: gate}))
+    began = time.time()
+    pulls = [clients.submit(get, f"{watched.base('library/slow')}/blobs/{digest}") for _ in range(3)]
+    wait_until(lambda: [each["followers"] for each in watched.read("flights")["flights"]] == [3], "three follow it")
+    wait_until(lambda: watched.read("flights")["flights"][0]["landed"] == MIB, "what was sent has landed")
+    (flight,) = watched.read("flights")["flights"]
+    assert (flight["digest"], flight["repository"], flight["upstream"]) == (digest, "docker.io/library/slow", UPSTREAM)
+    assert (flight["tier"], flight["size"], flight["connections"], flight["spare"]) == ("upstream", 4 * MIB, 1, False)
+    assert abs(flight["started"] - began) < 20
+    status = watched.read("status")
+    assert (status["flights"], status["active"]) == (1, 3)
+    gate.open()
+    assert {pull.result(30).digest for pull in pulls} == {digest}
+    wait_until(lambda: watched.read("flights") == {"flights": [], "total": 0}, "it has landed")
+
+
+def test_a_flight_that_stalls_has_a_rate_of_nothing(watched: Watched, clients: ThreadPoolExecutor) -> None:
+    content, gate = b"".join(images.noise(2 * MIB, 12)), Gate()
+    digest = watched.upstream.add_blob("library/stalls", content)
+    watched.upstream.script(digest, change(gates={MIB: gate}))
+    pull = clients.submit(get, f"{watched.base('library/stalls')}/blobs/{digest}")
+    wait_until(lambda: any(each["rate"] > 0 for each in watched.read("flights")["flights"]), "it moves")
+    wait_until(lambda: [each["rate"] for each in watched.read("flights")["flights"]] == [0], "it has stopped moving")
+    gate.open()
+    assert pull.result(30).digest == digest
+
+
+def test_an_upstream_is_idle_until_it_is_asked_and_ok_once_it_has_answered(tmp_path: Path) -> None:
+    with ScriptedUpstream() as upstream:
+        watched = Watched(Millpond({"upstreams": {UPSTREAM: upstream.upstream()}}, tmp_path).start(), upstream)
+        try:
+            assert watched.upstream_state()["state"] == "idle"
+            assert get(f"{watched.base('library/none')}/manifests/latest").status == 404
+            state = watched.upstream_state()
+            assert (state["state"], state["why"], state["until"]) == ("ok", "", None)
+            assert state["url"] == upstream.url
+        finally:
+            watched.millpond.stop()
+
+
+def test_an_upstream_that_fails_is_failing_for_its_reason_until_it_answers_again(watched: Watched) -> None:
+    watched.upstream.script("library/down/", then=refuse(503, "we are closed"), method="")
+    assert get(f"{watched.base('library/down')}/manifests/latest").status == 502
+    state = watched.upstream_state()
+    assert state["state"] == "failing"
+    assert "503" in state["why"]
+    assert "we are closed" in state["why"]
+    assert state["until"] > state["since"]
+    watched.recover()
+    assert watched.upstream_state()["state"] == "ok"
+
+
+def test_an_upstream_whose_blobs_break_off_is_failing_though_it_answers(watched: Watched) -> None:
+    digest = watched.upstream.add_blob("library/breaks", b"".join(images.noise(2 * MIB, 14)))
+    watched.upstream.script(digest, then=cut(1000))
+    assert not get(f"{watched.base('library/breaks')}/blobs/{digest}").complete
+    assert watched.upstream_state()["state"] == "failing"
+    watched.recover()
+
+
+def test_an_upstream_that_is_no_longer_configured_is_no_longer_shown(tmp_path: Path) -> None:
+    with ScriptedUpstream() as upstream:
+        two = {UPSTREAM: upstream.upstream(), "more.test": upstream.upstream()}
+        watched = Watched(Millpond({"upstreams": two}, tmp_path).start(), upstream)
+        try:
+            assert "more.test" in {each["name"] for each in watched.read("status")["upstreams"]}
+            watched.millpond.configure({"upstreams": {UPSTREAM: upstream.upstream()}})
+            assert watched.change("reload") == {"changed": ["upstreams.more.test"], "restart": []}
+            assert "more.test" not in {each["name"] for each in watched.read("status")["upstreams"]}
+            watched.millpond.config_file.write_text("upstreams: 5")
+            assert "the old configuration stays" in watched.change("reload", 409)["error"]
+            assert "upstreams" in watched.read("status")["config"]["error"]
+        finally:
+            watched.millpond.stop()
+
+
+def test_an_upstream_that_limits_is_limited_for_as_long_as_it_says(watched: Watched) -> None:
+    watched.upstream.script("library/many/", then=refuse(429, retry_after="7"), method="")
+    assert get(f"{watched.base('library/many')}/manifests/latest").status == 429
+    state = watched.upstream_state()
+    assert state["state"] == "limited"
+    assert 0 < state["until"] - time.time() <= 7
+    watched.upstream.behave()
+    digest = watched.upstream.add_blob("library/many", b"other nouns are not limited")
+    assert get(f"{watched.base('library/many')}/blobs/{digest}").status == 200
+    assert watched.upstream_state()["state"] == "ok"
+
+
+def test_an_upstream_that_refuses_is_refused_with_what_to_do(watched: Watched) -> None:
+    watched.upstream.script("library/private/", then=refuse(403), method="")
+    digest = f"sha256:{'0' * 64}"
+    assert get(f"{watched.base('library/private')}/blobs/{digest}").status in (401, 403, 404)
+    state = watched.upstream_state()
+    assert state["state"] == "refused"
+    assert "upstreams.docker.io.username" in state["why"]
+
+
+def test_the_quota_that_upstream_reports_is_shown_with_the_moment_it_was_seen(watched: Watched) -> None:
+    content = b"counted"
+    digest = watched.upstream.add_blob("library/quota", content)
+    quota = {"ratelimit-limit": "100;w=21600", "ratelimit-remaining": "42;w=21600"}
+    watched.upstream.script(digest, change(headers=quota))
+    assert get(f"{watched.base('library/quota')}/blobs/{digest}").body == content
+    limit = watched.upstream_state()["rate_limit"]
+    assert abs(limit.pop("seen") - time.time()) < 60
+    assert limit == {"limit": 100, "remaining": 42, "window": 21600}
+
+
+def test_a_program_that_drains_says_so_in_its_status(tmp_path: Path) -> None:
+    with ScriptedUpstream() as upstream, ThreadPoolExecutor() as clients:
+        content, gate = b"".join(images.noise(4 * MIB, 13)), Gate()
+        digest = upstream.add_blob("library/slow", content)
+        upstream.script(digest, change(gates={2 * MIB: gate}))
+        watched = Watched(Millpond({"upstreams": {UPSTREAM: upstream.upstream()}}, tmp_path).start(), upstream)
+        document = watched.document
+        pull = clients.submit(get, f"{watched.base('library/slow')}/blobs/{digest}")
+        wait_until(lambda: watched.read("status")["active"] == 1, "a response is in progress")
+        ended = clients.submit(watched.millpond.terminate)
+        wait_until(lambda: watched.read("status")["draining"], "it drains")
+        assert watched.read("status")["ready"] is False
+        ready = get(f"{watched.millpond.admin_url}/readyz")
+        document.check("GET", "/readyz", ready)
+        assert ready.status == 503
+        gate.open()
+        assert pull.result(30).digest == digest
+        assert ended.result(30) == 0
