@@ -3,11 +3,20 @@
 import click
 
 from proxy import __version__
+from proxy.cli.changes import pin, purge, refresh, reload, unpin
 from proxy.cli.check import check
+from proxy.cli.completion import completion
 from proxy.cli.ecr import ecr
+from proxy.cli.explain import explain
+from proxy.cli.export import export
+from proxy.cli.images import images
+from proxy.cli.imports import import_
 from proxy.cli.mirror import mirror_config
 from proxy.cli.serve import serve
+from proxy.cli.status import status
+from proxy.cli.top import top
 from proxy.cli.verify import verify
+from proxy.cli.warm import warm
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -16,8 +25,24 @@ def main() -> None:
     """Millpond, a pull-through cache for container images."""
 
 
-main.add_command(serve)
-main.add_command(check)
-main.add_command(verify)
-main.add_command(ecr)
-main.add_command(mirror_config)
+for _command in (
+    serve,
+    check,
+    status,
+    top,
+    images,
+    explain,
+    warm,
+    pin,
+    unpin,
+    purge,
+    refresh,
+    reload,
+    verify,
+    export,
+    import_,
+    ecr,
+    mirror_config,
+    completion,
+):
+    main.add_command(_command)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from http.client import HTTPException, HTTPResponse
 from typing import Any, Final
 from urllib.error import HTTPError, URLError
@@ -25,6 +25,10 @@ _ANYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  what a s
 
 class ApiError(Exception):
     """The question could not be asked, or was refused; the message says what to do."""
+
+
+class Refused(ApiError):
+    """The server answered, and says no."""
 
 
 def admin_api(settings: Settings) -> AdminApi:
@@ -50,13 +54,35 @@ class AdminApi:
         # Not through a proxy of the environment: it is on this machine, or as near as its operator made it.
         self._opener = build_opener(ProxyHandler({}))
 
-    def get(self, path: str) -> dict[str, Any]:
-        with self._open(Request(self._url + path)) as response:  # noqa: S310  http by construction
+    def get(self, path: str, query: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        asked = f"{path}?{urlencode(query)}" if query else path
+        with self._open(Request(self._url + asked)) as response:  # noqa: S310  http by construction
             return self._object(self._bytes(response, MAX_ANSWER))
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         with self._open(self._posted(path, body)) as response:
             return self._object(self._bytes(response, MAX_ANSWER))
+
+    def send(
+        self, path: str, query: Mapping[str, str], content: Iterable[bytes], size: int, kind: str
+    ) -> dict[str, Any]:
+        """POST `size` bytes of `content`, of the media type `kind`."""
+        request = self._changing(f"{path}?{urlencode(query)}", content, kind)
+        request.add_header("Content-Length", str(size))
+        with self._open(request) as response:
+            return self._object(self._bytes(response, MAX_ANSWER))
+
+    def events(self, path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The name and data of each server-sent event. ApiError when the stream ends, which it never does by itself."""
+        with self._open(Request(self._url + path)) as response:  # noqa: S310  http by construction
+            name = "message"
+            while line := self._bytes(response, MAX_LINE, line=True):
+                field, _, value = line.partition(b":")
+                if field == b"event":
+                    name = value.strip().decode(errors="replace")
+                elif field == b"data":
+                    yield name, self._object(value)
+        raise ApiError(f"{self._where} has ended; ask again when it runs")
 
     def stream(
         self, path: str, *, query: Mapping[str, Any] | None = None, body: Mapping[str, Any] | None = None
@@ -85,8 +111,10 @@ class AdminApi:
         return f"the Millpond at {self._listen}"
 
     def _posted(self, path: str, body: Mapping[str, Any]) -> Request:
-        data = json.dumps(body).encode()
-        request = Request(self._url + path, data, {"Content-Type": "application/json"})  # noqa: S310
+        return self._changing(path, json.dumps(body).encode(), "application/json")
+
+    def _changing(self, path: str, body: bytes | Iterable[bytes], kind: str) -> Request:
+        request = Request(self._url + path, body, {"Content-Type": kind})  # noqa: S310
         if self._token is not None:
             request.add_unredirected_header("Authorization", f"Bearer {self._token.reveal()}")
         return request
@@ -96,7 +124,7 @@ class AdminApi:
             response: HTTPResponse = self._opener.open(request, timeout=READ_TIMEOUT)
         except HTTPError as error:
             with error:
-                raise ApiError(self._refusal(error.code, error.read(MAX_LINE))) from None
+                raise Refused(self._refusal(error.code, error.read(MAX_LINE))) from None
         except (URLError, OSError, HTTPException) as error:
             cause = getattr(error, "reason", None) or error
             reason = getattr(cause, "strerror", None) or cause

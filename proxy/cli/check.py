@@ -16,13 +16,14 @@ from urllib.parse import urlsplit
 import click
 
 from proxy.cli.config import config_option, settings_or_exit
+from proxy.cli.text import size
 from proxy.ecr.errors import Refused, RepositoryMissing
 from proxy.ecr.target import Target
 from proxy.observe import logs
 from proxy.oci.digest import Digest
 from proxy.oci.errors import Denied, MillpondError
 from proxy.oci.names import Repository
-from proxy.settings import Cache, Settings, Size, Upstream, ecr_targets
+from proxy.settings import Cache, Settings, Upstream, ecr_targets
 
 if TYPE_CHECKING:
     from proxy.ecr.session import Sessions
@@ -164,20 +165,12 @@ def cache_state(cache: Cache) -> Finding:
         return Finding(
             subject,
             False,
-            f"only {_size(usage.free)} free on the file system of {present}, and cache.min_free keeps "
-            f"{_size(kept_free)} of it; make room or lower cache.min_free",
+            f"only {size(usage.free)} free on the file system of {present}, and cache.min_free keeps "
+            f"{size(kept_free)} of it; make room or lower cache.min_free",
         )
     return Finding(
-        subject, True, f"{directory} {state}; up to {_size(budget)} will be used, {_size(usage.free)} free now"
+        subject, True, f"{directory} {state}; up to {size(budget)} will be used, {size(usage.free)} free now"
     )
-
-
-def _size(count: int) -> str:
-    for unit in ("TiB", "GiB", "MiB"):
-        whole = Size.parse(f"1{unit}").bytes
-        if count >= whole:
-            return f"{count / whole:.1f} {unit}"
-    return f"{count} bytes"
 
 
 def report(findings: Sequence[Finding]) -> None:

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Final, TextIO
 
 import click
 
 from proxy.cli import show
-from proxy.cli.admin_api import AdminApi, ApiError, admin_api
-from proxy.cli.config import EXIT_UNUSABLE, config_option, settings_or_exit
+from proxy.cli.cached import locate_in
+from proxy.cli.command import api_of, command, json_option
+from proxy.cli.config import settings_or_exit
+from proxy.cli.sources import listed
 from proxy.ecr.plan import Login, plan
-from proxy.edge.routes import Namespace
-from proxy.oci.errors import MillpondError
-from proxy.oci.names import Image, parse_image
+from proxy.oci.names import parse_image
 from proxy.settings import Settings, Upstream, ecr_targets
 
 _ACCOUNT: Final = re.compile(r"://(\d{12})\.dkr[.-]ecr")  # as the host of a private registry begins
-
-json_option = click.option("--json", "as_json", is_flag=True, help="JSON also on a terminal.")
 
 
 @click.group()
@@ -31,22 +27,7 @@ def ecr() -> None:
     """Amazon ECR: what is pushed there, and what it takes."""
 
 
-def _command(function: Callable[..., int]) -> click.Command:
-    """A command of the group: what it returns is the exit code; what could not be asked ends it with EXIT_UNUSABLE."""
-
-    @functools.wraps(function)
-    def run(**arguments: Any) -> None:
-        try:
-            code = function(**arguments)
-        except (ApiError, MillpondError) as error:
-            click.echo(f"millpond: {error}", err=True)
-            code = EXIT_UNUSABLE
-        sys.exit(code)
-
-    return ecr.command(name=function.__name__.strip("_"))(config_option(run))
-
-
-@_command
+@command(ecr.command)
 @click.argument("images", nargs=-1, metavar="[IMAGE]...")
 @json_option
 def _plan(config_file: Path | None, images: tuple[str, ...], as_json: bool) -> int:
@@ -55,12 +36,8 @@ def _plan(config_file: Path | None, images: tuple[str, ...], as_json: bool) -> i
     Asks neither AWS nor a running Millpond.
     """
     settings = settings_or_exit(config_file)
-    namespace = Namespace(settings.names, settings.default_upstream)
-
-    def read(text: str) -> Image:
-        return parse_image(text, lambda name: namespace.locate(name, None, None))
-
-    document = plan(ecr_targets(settings), _logins(settings), [read(image) for image in images])
+    parsed = [parse_image(image, locate_in(settings)) for image in images]
+    document = plan(ecr_targets(settings), _logins(settings), parsed)
     if as_json or not sys.stdout.isatty():
         click.echo(json.dumps(document, indent=2))
     else:
@@ -68,11 +45,11 @@ def _plan(config_file: Path | None, images: tuple[str, ...], as_json: bool) -> i
     return 0
 
 
-@_command
+@command(ecr.command)
 @json_option
 def _status(config_file: Path | None, as_json: bool) -> int:
     """Show each target, and what waits or has failed, with the reason."""
-    document = _api(config_file).get("/api/v1/ecr")
+    document = api_of(config_file).get("/api/v1/ecr")
     if as_json:
         click.echo(json.dumps(document, indent=2))
     else:
@@ -80,49 +57,39 @@ def _status(config_file: Path | None, as_json: bool) -> int:
     return 0
 
 
-@_command
+@command(ecr.command)
 @click.option("--target", metavar="NAME", help="Of this target only.")
 @click.argument("image", required=False)
 def _retry(config_file: Path | None, target: str | None, image: str | None) -> int:
     """Begin at once what was rejected or waits: all of it, or IMAGE's."""
     body = {key: value for key, value in (("target", target), ("image", image)) if value is not None}
-    count = _api(config_file).post("/api/v1/ecr/retry", body)["retried"]
+    count = api_of(config_file).post("/api/v1/ecr/retry", body)["retried"]
     click.echo(f"{count} {'image begins' if count == 1 else 'images begin'} at once")
     return 0
 
 
-@_command
+@command(ecr.command)
 @click.argument("images", nargs=-1, metavar="[IMAGE]...")
 @click.option("--file", type=click.File(), help="A file with one IMAGE a line; - is standard input.")
 @json_option
 def _sync(config_file: Path | None, images: tuple[str, ...], file: TextIO | None, as_json: bool) -> int:
     """Push IMAGEs to all targets, and wait until they are there. Exit 1 if one of them is not."""
-    wanted = [*images, *_listed(file)]
+    wanted = [*images, *listed(file)]
     if not wanted:
         raise click.UsageError("name an IMAGE, or a file of them with --file")
-    rows = _api(config_file).stream("/api/v1/ecr/sync", body={"images": wanted})
+    rows = api_of(config_file).stream("/api/v1/ecr/sync", body={"images": wanted})
     summary = show.as_lines(rows) if as_json else show.sync(rows)
     return 1 if summary.get("failed") else 0
 
 
-@_command
+@command(ecr.command)
 @click.argument("images", nargs=-1, metavar="[IMAGE]...")
 @json_option
 def _verify(config_file: Path | None, images: tuple[str, ...], as_json: bool) -> int:
     """Compare IMAGEs, by default all that are on disk, with upstream and every target. Exit 1 if they differ."""
-    rows = _api(config_file).stream("/api/v1/ecr/verify", query={"image": images})
+    rows = api_of(config_file).stream("/api/v1/ecr/verify", query={"image": images})
     summary = show.as_lines(rows) if as_json else show.verify(rows)
     return 1 if summary.get("differs") or summary.get("unverified") else 0
-
-
-def _api(config_file: Path | None) -> AdminApi:
-    return admin_api(settings_or_exit(config_file))
-
-
-def _listed(file: TextIO | None) -> Sequence[str]:
-    """The lines of `file`; what begins with # is a remark."""
-    lines = (line.strip() for line in file or ())
-    return [line for line in lines if line and not line.startswith("#")]
 
 
 def _logins(settings: Settings) -> list[Login]:

@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
 
 import click
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from proxy.cli.text import on_terminal, print_line, print_table, share, short
 
 Row = Mapping[str, Any]
 
 ENDED: Final = frozenset({"done", "rejected", "waiting", "failed"})
-_SHORT: Final = len("sha256:") + 12  # as much of a digest as people compare by eye
-
-_STYLES: Final = {
-    "ok": "green",
-    "done": "green",
-    "same": "green",
-    "queued": "dim",
-    "pushing": "cyan",
-    "waiting": "yellow",
-}
 
 
 def plan(document: Row) -> None:
@@ -33,7 +21,7 @@ def plan(document: Row) -> None:
     for target in document["targets"]:
         rows = [[found["image"], found.get("name") or found["problem"]] for found in target["repositories"]]
         click.secho(f"{target['name']}: {target['registry']}, by {target['identity']}", bold=True)
-        _table(["image", "repository"], rows)
+        print_table(["image", "repository"], rows)
         if settings := next((found["settings"] for found in target["repositories"] if "settings" in found), None):
             click.echo(f"  created with {json.dumps(settings)}")
     for entry in document["policies"]:
@@ -45,7 +33,7 @@ def status(document: Row) -> None:
     """Targets, then jobs, those that failed first."""
     targets, jobs = document["targets"], sorted(document["jobs"], key=_urgency)
     counts = ["queued", "pushing", "done", "rejected"]
-    _table(
+    print_table(
         ["target", "registry", "state", *counts],
         [
             [found["name"], found["registry"], found["state"], *(str(found[count]) for count in counts)]
@@ -54,13 +42,13 @@ def status(document: Row) -> None:
         kind="target",
     )
     off = [[found["name"], name, why] for found in targets for name, why in found["repositories_off"].items()]
-    _table(["target", "repository that is left out", "why"], off, kind="repository")
-    _table(["target", "image", "state", "progress", "reason"], [_job(job) for job in jobs], kind="job")
+    print_table(["target", "repository that is left out", "why"], off, kind="repository")
+    print_table(["target", "image", "state", "progress", "reason"], [_job(job) for job in jobs], kind="job")
 
 
 def sync(rows: Iterable[Row]) -> Row:
     """Shows the progress until the summary, which it returns."""
-    follow = _bars if sys.stdout.isatty() else _changes
+    follow = _bars if on_terminal() else _changes
     summary = follow(iter(rows))
     click.echo(f"{summary['done']} done, {summary['failed']} failed")
     return summary
@@ -70,7 +58,7 @@ def verify(rows: Iterable[Row]) -> Row:
     """A table once all is known, elsewhere a line as soon as an image is; returns the summary."""
     found: list[Row] = []
     summary: Row = {}
-    terminal = sys.stdout.isatty()
+    terminal = on_terminal()
     for row in rows:
         if "summary" in row:
             summary = row["summary"]
@@ -78,7 +66,7 @@ def verify(rows: Iterable[Row]) -> Row:
             found.append(row)
         else:
             places = {"disk": row["disk"], "upstream": row["upstream"], **row["targets"]}
-            _line([row["verdict"], row["image"], *(f"{name}: {_cell(place)}" for name, place in places.items())])
+            print_line([row["verdict"], row["image"], *(f"{name}: {_cell(place)}" for name, place in places.items())])
     names = list(dict.fromkeys(name for row in found for name in row["targets"]))
     lines = [
         [
@@ -90,7 +78,7 @@ def verify(rows: Iterable[Row]) -> Row:
         ]
         for row in found
     ]
-    _table(["", "image", "disk", "upstream", *names], lines)
+    print_table(["", "image", "disk", "upstream", *names], lines)
     click.echo(", ".join(f"{count} {verdict}" for verdict, count in summary.items()))
     return summary
 
@@ -113,7 +101,7 @@ def _changes(rows: Iterator[Row]) -> Row:
         key, now = _key(row), (row["state"], row["reason"])
         if last.get(key) != now:
             last[key] = now
-            _line([row["state"], *key, row["reason"]])
+            print_line([row["state"], *key, row["reason"]])
     return {}
 
 
@@ -151,46 +139,16 @@ def _bars(rows: Iterator[Row]) -> Row:
     return {}
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, kind: str = "") -> None:
-    if not rows:
-        return
-    if not sys.stdout.isatty():
-        for row in rows:
-            _line([kind, *row] if kind else row)
-        return
-    from rich.console import Console  # noqa: PLC0415 - only a terminal needs it
-    from rich.table import Table  # noqa: PLC0415
-
-    table = Table(*heads, box=None)
-    for row in rows:
-        table.add_row(*map(_styled, row))
-    Console().print(table)
-
-
-def _styled(text: str) -> RenderableType:
-    from rich.text import Text  # noqa: PLC0415
-
-    if text in ("differs", "unverified", "rejected", "failed"):
-        return Text(text, style="bold red")
-    return Text(text, style=_STYLES.get(text, ""))
-
-
-def _line(parts: Iterable[str]) -> None:
-    """One line whatever a message holds, so that grep and cut can be relied on."""
-    click.echo("\t".join(" ".join(part.split()) for part in parts))
-
-
 def _urgency(job: Row) -> tuple[bool, bool]:
     return job["state"] != "rejected", not job["reason"]
 
 
 def _job(job: Row) -> list[str]:
     tags = ", ".join(sorted(job["tags"]))
-    image = f"{job['repository']}{f':{tags}' if tags else ''}@{job['digest'][:_SHORT]}"
+    image = f"{job['repository']}{f':{tags}' if tags else ''}@{short(job['digest'])}"
     done, total = job["bytes_done"], job["bytes_total"]
     waits = f" (again in {job['next_try']:.0f} s)" if job["next_try"] else ""
-    share = f"{100 * done // total} %" if total else ""
-    return [job["target"], image, job["state"], share, (job["reason"] or job["note"]) + waits]
+    return [job["target"], image, job["state"], share(done, total), (job["reason"] or job["note"]) + waits]
 
 
 def _key(row: Row) -> tuple[str, str]:
@@ -198,4 +156,4 @@ def _key(row: Row) -> tuple[str, str]:
 
 
 def _cell(place: Row) -> str:
-    return str(place["digest"])[:_SHORT] if place["digest"] else str(place["note"])
+    return short(place["digest"]) if place["digest"] else str(place["note"])

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractContextManager, aclosing, asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import click
 
-from proxy.cli.admin_api import ApiError, admin_api
+from proxy.cli.admin_api import AdminApi, ApiError
 from proxy.cli.config import EXIT_UNUSABLE, config_option, settings_or_exit
-from proxy.observe import logs
-from proxy.oci.errors import MillpondError
+from proxy.cli.directory import directory_or_server
 from proxy.settings import Settings
 
 if TYPE_CHECKING:
@@ -56,60 +53,30 @@ def verify(config_file: Path | None, as_json: bool) -> None:
 
 def _verified(settings: Settings, shown: _Lines | _Bars) -> Row:
     """The summary. Raises ApiError where there is neither a directory to open nor a server to ask."""
-    from proxy.cache.lock import DirectoryInUse  # noqa: PLC0415 - as in `serve`: `--version` is to be quick
 
-    logs.configure(settings.log.format, "critical")  # a line for each damaged blob would tear the progress apart
-    unusable = f"{settings.cache.directory}, which is cache.directory, is not there"
-    if settings.cache.directory.is_dir():
-        try:
-            return asyncio.run(_in_directory(settings, shown))
-        except DirectoryInUse:  # whoever has it is the one to ask
-            unusable = ""
-        except MillpondError as error:
-            unusable = str(error)
-    try:
-        for row in admin_api(settings).stream("/api/v1/cache/verify", body={}):
+    async def in_directory(cache: DiskCache) -> Row:
+        dropped: Counter[str] = Counter()
+
+        def tell(digest: Digest, verdict: Verdict) -> None:
+            dropped[verdict] += 1
+            shown.take({"digest": digest, "verdict": verdict})
+
+        async with aclosing(cache.scrubber.verify()) as rows:
+            await cache.settle(tell)
+            async for row in rows:
+                if "summary" in row:
+                    return {**row["summary"], **{name: row["summary"][name] + dropped[name] for name in _BAD}}
+                shown.take(row)
+        raise AssertionError("the rows end with their summary")
+
+    def by_server(api: AdminApi) -> Row:
+        for row in api.stream("/api/v1/cache/verify", body={}):
             if "summary" in row:
                 return dict(row["summary"])
             shown.take(row)
-    except ApiError as error:
-        raise ApiError(f"{unusable}; and {error}" if unusable else str(error)) from None
-    raise AssertionError("a stream ends with its summary, or with an error")
+        raise AssertionError("a stream ends with its summary, or with an error")
 
-
-async def _in_directory(settings: Settings, shown: _Lines | _Bars) -> Row:
-    dropped: Counter[str] = Counter()
-
-    def tell(digest: Digest, verdict: Verdict) -> None:
-        dropped[verdict] += 1
-        shown.take({"digest": digest, "verdict": verdict})
-
-    async with _opened(settings) as cache, aclosing(cache.scrubber.verify()) as rows:
-        await cache.settle(tell)
-        async for row in rows:
-            if "summary" in row:
-                return {**row["summary"], **{name: row["summary"][name] + dropped[name] for name in _BAD}}
-            shown.take(row)
-    raise AssertionError("the rows end with their summary")
-
-
-@asynccontextmanager
-async def _opened(settings: Settings) -> AsyncIterator[DiskCache]:
-    """The cache directory, locked. Raises DirectoryInUse."""
-    from proxy.cache.disk import DiskCache  # noqa: PLC0415 - as above
-    from proxy.observe.metrics import Metrics  # noqa: PLC0415
-
-    cache = DiskCache(
-        settings.cache.directory,
-        max_size=settings.cache.max_size.resolve,
-        min_free=settings.cache.min_free.resolve,
-        metrics=Metrics(),
-        clock=time.time,
-    )
-    try:
-        yield cache
-    finally:
-        await cache.close()
+    return directory_or_server(settings, in_directory, by_server)
 
 
 class _Lines(AbstractContextManager["_Lines"]):
