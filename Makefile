@@ -25,7 +25,7 @@ serve: install ## run Millpond on port 5000; CONFIG=file.yaml for a configuratio
 
 test: install ## run every test; as root, missing client programs are installed first
 	@.ci/programs containerd dockerd podman skopeo umoci docker-registry nginx runc openssl haproxy promtool \
-		systemd-analyze docker-compose
+		systemd-analyze docker-compose chromium
 	@.ci/helm
 	@.ci/conformance
 	@$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)

@@ -50,6 +50,7 @@ _PARSERS: Final[Sequence[tuple[Callable[..., Any], Schema]]] = (
     (values.path, _TEXT),
     (values.readable_file, _TEXT),
     (values.ca_bundle, _TEXT),
+    (values.audit_stream, _TEXT),
     (ecr._prefix, {"type": "string", "maxLength": ecr.MAX_REPOSITORY_NAME // 2}),
     (ecr._platforms, {"oneOf": [{"enum": ["all", "pulled"]}, {**_LIST, "minItems": 1}]}),
     (ecr._some_upstreams, {**_LIST, "minItems": 1}),
