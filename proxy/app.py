@@ -136,6 +136,7 @@ async def _serve(settings: Settings, config_file: Path | None) -> None:
         cache.tend,
         partial(watch_loop, metrics),
         history.run,
+        rates.run,
         reloader.run,
         *([tier.run] if tier else ()),
     ]

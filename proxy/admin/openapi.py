@@ -82,6 +82,7 @@ def _reads() -> dict[str, Operation]:
     return {
         "status": _get("How everything is", ref("Status")),
         "flights": _get("Blobs that are being fetched", shape(flights=array(ref("Flight")), total=COUNT)),
+        "rates": _get("The last five minutes, second by second, oldest first", shape(rates=array(ref("Rates")))),
         "images": _get(
             "Images in the cache, by name",
             images,

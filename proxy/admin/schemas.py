@@ -128,6 +128,14 @@ COMPONENTS: Final[dict[str, Schema]] = {
         note=TEXT,
         **_PROGRESS,
     ),
+    "Rates": shape(
+        "A second; `hit_ratio` is null where nothing was asked for",
+        now=TIME,
+        served_rate=RATE,
+        fetched_rate=RATE,
+        requests_rate=RATE,
+        hit_ratio=maybe({"type": "number", "minimum": 0, "maximum": 1}),
+    ),
     "Totals": shape(
         "Since the start; what was saved, as far back as the history goes",
         requests=COUNT,

@@ -2,6 +2,7 @@
 
 GET /api/v1/status     the program, its cache, upstreams, ECR targets, and totals since the start
 GET /api/v1/flights    blobs that are being fetched: how far, how fast, for how many
+GET /api/v1/rates      the last five minutes, second by second
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from proxy import __version__
 from proxy.admin.answers import Row
 from proxy.admin.ecr import EcrDesk
 from proxy.observe.metrics import Metrics
-from proxy.observe.rates import Look, Rates
+from proxy.observe.rates import Look, Rate, Rates
 from proxy.pull.blobs import Blobs
 from proxy.upstream.client import Registry
 
@@ -104,6 +105,10 @@ class Status:
     def look(self) -> Look:
         return self._sights.rates.look()
 
+    def rates(self) -> list[Row]:
+        """Of the last minutes, a row a second, oldest first: a tick's own keys."""
+        return [rate_row(now, rate) for now, rate in self._sights.rates.past()]
+
     def lag(self) -> float:
         """The longest of the last minute, in seconds."""
         (family,) = self._sights.metrics.loop_lag_max.collect()
@@ -159,7 +164,21 @@ def status_routes(status: Status) -> list[Route]:
     async def flights(_: Request) -> Response:
         return JSONResponse({"flights": status.flights(MAX_FLIGHTS), "total": status.flying})
 
-    return [Route("/api/v1/status", whole), Route("/api/v1/flights", flights)]
+    async def rates(_: Request) -> Response:
+        return JSONResponse({"rates": status.rates()})
+
+    return [Route("/api/v1/status", whole), Route("/api/v1/flights", flights), Route("/api/v1/rates", rates)]
+
+
+def rate_row(now: float, rate: Rate) -> Row:
+    """What was going on, a second, at the wall time `now`."""
+    return {
+        "now": now,
+        "served_rate": rate.served,
+        "fetched_rate": rate.fetched,
+        "requests_rate": rate.requests,
+        "hit_ratio": rate.hit_ratio,
+    }
 
 
 def _quota(registry: Registry) -> Row | None:

@@ -22,7 +22,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from proxy.admin.answers import BadRequest, Row, answered
-from proxy.admin.status import Status
+from proxy.admin.status import Status, rate_row
 from proxy.observe.rates import Look, between
 from proxy.observe.surviving import surviving
 
@@ -91,13 +91,8 @@ class Stream:
                 self._end()
 
     def _row(self, before: Look, now: Look, cache: Row) -> Row:
-        rate = between(before, now)
         return {
-            "now": time.time(),
-            "served_rate": rate.served,
-            "fetched_rate": rate.fetched,
-            "requests_rate": rate.requests,
-            "hit_ratio": rate.hit_ratio,
+            **rate_row(time.time(), between(before, now)),
             "active": self._status.active,
             "flights": self._status.flights(MAX_FLIGHTS),
             "flights_total": self._status.flying,

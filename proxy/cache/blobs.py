@@ -115,7 +115,7 @@ class BlobStore:
 
     @property
     def crowded(self) -> str:
-        """Why there was no room for what arrived last; empty when there was."""
+        """Why what is pinned left no room for what arrived last; empty when it did."""
         return self._crowded
 
     @property
@@ -367,9 +367,10 @@ class BlobStore:
             f"no room for {size} bytes beside {self._reserved} that are arriving{pinned}: cache.max_size is "
             f"{self._max_size} bytes, {free} bytes are free, cache.min_free keeps {self._min_free} of them"
         )
-        if not self._crowded:  # once, however many pulls pass through
-            structlog.get_logger().warning("no room in the disk cache, pulls pass through", reason=reason)
-        self._crowded = reason
+        if self.pinned:  # else it passes: what arrives will have landed, and may go
+            if not self._crowded:  # once, however many pulls pass through
+                structlog.get_logger().warning("no room in the disk cache, pulls pass through", reason=reason)
+            self._crowded = reason
         return DiskFailure(reason)
 
     def _release(self, incoming: IncomingFile) -> None:

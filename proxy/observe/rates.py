@@ -1,11 +1,14 @@
 """How much is going on right now: totals that only grow, and what two looks at them say a second.
 
-Whoever wants rates keeps a look of its own, so that any number of readers may look, each as often as it likes.
+Whoever wants rates keeps a look of its own, so that any number of readers may look, each as often as it likes. The last
+minutes are kept for whoever comes later, to see why somebody was called.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +18,10 @@ from proxy.observe.metrics import Metrics
 
 HITS: Final = frozenset({"hit", "joined", "stale"})
 """Origins of answers for which nothing was fetched: from disk, or from a fetch that somebody else had begun."""
+
+
+# One a second: the five minutes that the page shows.
+KEPT: Final = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,7 @@ class Rates:
         self._sent = sent
         self._clock = clock
         self._requests = self._sourced = self._hits = 0
+        self._past: deque[tuple[float, Rate]] = deque(maxlen=KEPT)
 
     def observe(self, served: Served) -> None:
         """An `Observer`. Plain numbers: this runs for each request."""
@@ -58,6 +66,19 @@ class Rates:
     def look(self) -> Look:
         """The totals now: microseconds, whatever has happened."""
         return Look(self._clock(), self._requests, self._sourced, self._hits, self._sent(), self._fetched_bytes())
+
+    def past(self) -> list[tuple[float, Rate]]:
+        """The rates of the last KEPT seconds, each with the wall time at which it was taken, oldest first."""
+        return list(self._past)
+
+    async def run(self) -> None:
+        """Keep the rate of each second, until cancelled."""
+        before = self.look()
+        while True:
+            await asyncio.sleep(1.0)
+            now = self.look()
+            self._past.append((time.time(), between(before, now)))
+            before = now
 
     def _fetched_bytes(self) -> int:
         samples = (sample for family in self._fetched.collect() for sample in family.samples)

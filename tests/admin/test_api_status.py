@@ -198,3 +198,14 @@ def test_a_program_that_drains_says_so_in_its_status(tmp_path: Path) -> None:
         gate.open()
         assert pull.result(30).digest == digest
         assert ended.result(30) == 0
+
+
+def test_the_last_minutes_are_told_to_whoever_comes_late(watched: Watched) -> None:
+    content = b"".join(images.noise(1 << 20, 77))
+    digest = watched.upstream.add_blob("library/late", content)
+    get(f"{watched.base('library/late')}/blobs/{digest}")
+    rates = wait_until(
+        lambda: [row for row in watched.read("rates")["rates"] if row["served_rate"] > 0], "that second has passed"
+    )
+    assert rates[0]["fetched_rate"] > 0
+    assert rates[0]["hit_ratio"] == 0.0

@@ -35,6 +35,7 @@ def verdicts(rows: Sequence[Row]) -> list[Verdict]:
         *_storm(found),
         *_lag(found),
         *_ecr(found),
+        *_watched(found),
         *_memory(rows),
     ]
 
@@ -118,6 +119,11 @@ def _lag(found: _Found) -> Iterator[Verdict]:
 def _ecr(found: _Found) -> Iterator[Verdict]:
     ratio = found.ratio("cold image *, 1 node", "two ECR targets", "no ECR")
     yield from _at_most("cold image with two ECR targets: time against none", ratio, 1.05)
+
+
+def _watched(found: _Found) -> Iterator[Verdict]:
+    ratio = found.ratio("warm blob, *, looked at", "page and scrapes", "nobody looks")
+    yield from _at_least("warm blob, looked at: throughput against not", ratio, 0.98)
 
 
 def _memory(rows: Sequence[Row]) -> Iterator[Verdict]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from dataclasses import dataclass, field
+
+import pytest
 
 from proxy.observe.events import Served
 from proxy.observe.metrics import Metrics
 from proxy.observe.rates import Look, Rates, between
+from tests.support.waiting import wait_until_async
 
 
 @dataclass
@@ -59,3 +64,16 @@ def test_where_nothing_was_asked_for_there_is_no_ratio() -> None:
 def test_two_looks_in_one_moment_are_no_error() -> None:
     look = Look(at=1.0, requests=5, sourced=5, hits=5, served_bytes=5, fetched_bytes=5)
     assert between(look, look).requests == 0.0
+
+
+@pytest.mark.anyio
+async def test_the_last_seconds_are_kept_for_whoever_comes_later() -> None:
+    day = _Day()
+    keeping = asyncio.create_task(day.rates.run())
+    await asyncio.sleep(0)  # it has had its first look
+    day.serve("hit")
+    await wait_until_async(lambda: len(day.rates.past()) >= 2, "two seconds have passed")
+    keeping.cancel()
+    (first, rate), (second, after), *_ = day.rates.past()
+    assert first < second <= time.time()
+    assert (rate.requests > 0, after.requests) == (True, 0.0)

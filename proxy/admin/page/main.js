@@ -116,6 +116,12 @@ async function start() {
   panels(changed);
   images();
   setInterval(() => document.hidden || refreshRare(), RARE);
+  // What was before somebody looked. A tick is worth more: it may have come meanwhile.
+  const loadRates = () => get("rates").then(({ rates }) => {
+    const first = ticks[0]?.now ?? Infinity;
+    ticks = [...rates.filter((each) => each.now < first - 0.5), ...ticks];
+    draw(ticks);
+  }, () => {});
   const loadPulls = () => get("pulls", { limit: 50 }).then((answer) => setPulls(answer.pulls), () => {});
   listen({
     tick: onTick,
@@ -128,6 +134,7 @@ async function start() {
     },
   });
   loadPulls();
+  loadRates();
   $("reload").addEventListener("click", () => attempt("Reload the configuration", async () => {
     const { changed: keys, restart } = await post("reload", {});
     await refresh();

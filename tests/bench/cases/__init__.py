@@ -10,6 +10,7 @@ from tests.bench.cases.ecr import ecr
 from tests.bench.cases.manifests import manifests
 from tests.bench.cases.storms import lag, storms
 from tests.bench.cases.warm import alone, tls, warm
+from tests.bench.cases.watched import watched
 from tests.bench.measure import Effort, Measurement
 from tests.bench.stage import Stage
 
@@ -26,6 +27,7 @@ CASES: Final[dict[str, Case]] = {
     "storm": storms,
     "lag": lag,
     "ecr": ecr,
+    "watched": watched,
 }
 EXTRA: Final[dict[str, Case]] = {"alone": alone}
 """Only when asked for by name."""
