@@ -143,5 +143,5 @@ def test_skopeo_copies_and_lists_with_credentials(
     for target in ("by-password", "by-token"):
         check_directory(tmp_path / target, shelf.several)
     listed = podman.skopeo("list-tags", "--tls-verify=false", "--creds", f"node:{TOKEN}", source.rpartition(":")[0])
-    assert json.loads(listed)["Tags"] == ["1"]
+    assert "1" in json.loads(listed)["Tags"]
     assert _users(guarded) == {"alice", "node"}

@@ -30,6 +30,7 @@ class Books:
     def __init__(self, millpond: Millpond) -> None:
         self._millpond = millpond
         self._damaged: dict[str, Damage] = {}
+        self._before: dict[str, Damage] = {}  # what was so when the program started
         self.damages = 0  # ever
 
     def damage(self, part: Part, how: How, share: float) -> bool:
@@ -76,10 +77,17 @@ class Books:
                 assert ours, f"P: the file of {name} does not hash to its name"
         return whole
 
+    def started(self) -> None:
+        """A start begins to look at everything: it cannot miss what was damaged before."""
+        self._before = dict(self._damaged)
+
     def noticed(self) -> None:
-        """A start has looked at everything: what is missing is no longer accounted for."""
+        """It has looked at everything: what was missing before the start is no longer accounted for. What went while it
+        looked it may have seen or not."""
         self._damaged = {
-            digest: damage for digest, damage in self._damaged.items() if self._millpond.blob_file(digest).exists()
+            digest: damage
+            for digest, damage in self._damaged.items()
+            if damage is not self._before.get(digest) or self._millpond.blob_file(digest).exists()
         }
 
     def on_disk(self) -> list[int]:

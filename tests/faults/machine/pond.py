@@ -98,6 +98,7 @@ class Pond:
         """Start it on what is there: nothing temporary remains, and none of the files that are `whole` is lost."""
         # A sweep that an end has cut off has said nothing.
         self._swept, self._sweeps_before = False, len(self._sweeps)
+        self.books.started()
         self.millpond.start()
         assert not self.millpond.incoming(), f"A: after a start there is still {self.millpond.incoming()}"
         self._assert_kept(whole)
