@@ -47,7 +47,7 @@ _log = structlog.get_logger()
 def log_served(served: Served) -> None:
     """One structured line a request."""
     fields = {key: value for key, value in vars(served).items() if value != ""}
-    fields["first_byte"], fields["seconds"] = round(served.first_byte, 4), round(served.seconds, 4)
+    fields["first_byte"], fields["seconds"] = round(served.first_byte, 6), round(served.seconds, 6)
     if served.confirmed:
         del fields["confirmed"]  # as nearly always
     (_log.warning if served.status >= 500 or served.outcome == "aborted" else _log.info)("served", **fields)
