@@ -197,7 +197,7 @@ def test_a_throttled_ecr_makes_the_queue_back_off_and_no_client_notices(site: Si
     site.fleet.arrived(image, path, "1")
     assert {reply.status for reply in replies} == {200}
     assert millpond.metric("millpond_ecr_calls_total", operation="UploadLayerPart", outcome="throttled") > 0
-    assert millpond.metric("millpond_ecr_images_total", outcome="pushed") == 2
+    wait_until(lambda: millpond.metric("millpond_ecr_images_total", outcome="pushed") == 2, "both pushes have ended")
 
 
 def test_an_image_that_ecr_has_already_is_a_success_whoever_put_it(site: Site, images_directory: Path) -> None:
