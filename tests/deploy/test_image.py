@@ -36,7 +36,7 @@ _MEMORY: Final = Path("/dev/shm")
 _FOR_VFS: Final = 6 << 30  # bytes; it comes to about two
 _NAME: Final = "millpond"
 _USER: Final = "65532:65532"
-# Bytes on disk. It has about 92 MB: Python 40, libraries 50, Millpond 2. More than this means that something came in.
+# Bytes on disk. It has about 94 MB: Python 40, libraries 51, Millpond 3. More than this means that something came in.
 _MOST: Final = 105_000_000
 # What docker puts into each container.
 _DOCKERS: Final = re.compile(r"/(\.dockerenv|dev|proc|sys|etc/(hostname|hosts|mtab|resolv\.conf))(/|$)")
