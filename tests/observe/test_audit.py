@@ -185,4 +185,6 @@ def test_without_it_nothing_is_written_and_a_place_that_cannot_be_is_refused(
     assert not [line for line in millpond.log_lines() if "audit" in line]
     millpond.configure({**millpond.config, "log": {"audit": str(tmp_path / "nowhere" / "audit")}})
     assert change(millpond, "reload", {}) == 409
-    assert "log.audit" in millpond.log_lines(event="configuration refused, the old one stays")[-1]["why"]
+    refused = {"event": "configuration refused, the old one stays"}
+    wait_until(lambda: millpond.log_lines(**refused), "the refusal is told")
+    assert "log.audit" in millpond.log_lines(**refused)[-1]["why"]
