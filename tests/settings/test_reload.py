@@ -278,7 +278,8 @@ def test_what_needs_a_restart_is_named_until_it_has_had_one(
     assert answer == {"changed": ["upstreams.docker.io.tag_ttl"], "restart": ["cache.max_size", "log.level"]}
     assert told(millpond)[1] == {"changed": [], "restart": ["cache.max_size", "log.level"]}
     assert config_status(millpond)["restart"] == ["cache.max_size", "log.level"]
-    assert millpond.log_lines(level="warning", keys=["cache.max_size", "log.level"])
+    named = {"level": "warning", "keys": ["cache.max_size", "log.level"]}
+    wait_until(lambda: millpond.log_lines(**named), "the log names what waits for a restart")
     millpond.restart()
     assert told(millpond)[1] == {"changed": [], "restart": []}
 
