@@ -10,30 +10,24 @@ import asyncio
 import contextlib
 import errno
 import math
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator
 from itertools import islice
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import structlog
 
+from proxy.cache.calls import DiskCalls, unbroken
 from proxy.cache.departures import Why
 from proxy.cache.files import PIECE, BlobFile, Files, Found, IncomingFile
 from proxy.cache.index import Entry, Index
+from proxy.cache.room import Room
 from proxy.cache.verdict import Verdict
 from proxy.observe.metrics import Metrics
 from proxy.oci.digest import Digest
 from proxy.oci.errors import DiskFailure
 
-T = TypeVar("T")
-
-# Disk calls wait for the disk more than for the processor; a few more than cores keeps one slow call from delaying all.
-_THREADS: Final = 8
 # What a process without resources gets for any file; everything else is said of the one file.
 _NOT_THE_FILES_FAULT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-# After a write failed the disk is left alone for so long: full disks do not empty within a request.
-_PAUSE_SECONDS: Final = 30.0
 # Files of a walk that are looked at together: a millisecond or two, on the thread and then on the event loop.
 _BATCH: Final = 500
 
@@ -57,16 +51,11 @@ class BlobStore:
     ) -> None:
         """`files` None turns the store off for good, for the reason `off`. Sizes are in bytes."""
         self._files = files
-        self._off = off
-        self._max_size = max_size
-        self._min_free = min_free
-        self._metrics = metrics
+        self._calls = DiskCalls(off)
         self._index = index
-        self._reserved = 0  # bytes promised to what is arriving
-        self._crowded = ""
-        self._arriving: set[IncomingFile] = set()
-        self._paused_until = 0.0
-        self._threads = ThreadPoolExecutor(_THREADS, "disk")
+        self._room = Room(index, max_size, min_free)
+        self._leaving: dict[Digest, asyncio.Future[None]] = {}  # forgotten, and their files may be there still
+        self._metrics = metrics
         metrics.cache_max_bytes.set(max_size)
         metrics.cache_min_free_bytes.set(min_free)
         metrics.cache_pinned_bytes.set_function(lambda: self.pinned)
@@ -79,7 +68,7 @@ class BlobStore:
     @property
     def accounted(self) -> int:
         """Bytes accounted for: stored, and promised to what is arriving."""
-        return self._index.bytes + self._reserved
+        return self._room.accounted
 
     @property
     def stored(self) -> int:
@@ -94,7 +83,7 @@ class BlobStore:
     @property
     def budget(self) -> tuple[int, int]:
         """Bytes that may be stored, and bytes that the file system is to have left."""
-        return self._max_size, self._min_free
+        return self._room.max_size, self._room.min_free
 
     @property
     def pinned(self) -> int:
@@ -104,19 +93,17 @@ class BlobStore:
     @property
     def unusable(self) -> str:
         """Why nothing is ever kept or read; empty when there is a disk."""
-        return "" if self._files else self._off
+        return "" if self._files else self._calls.trouble
 
     @property
     def trouble(self) -> str:
         """Why nothing new is kept at the moment; empty when all is well."""
-        if self._files is None or time.monotonic() < self._paused_until:
-            return self._off
-        return ""
+        return self._calls.trouble
 
     @property
     def crowded(self) -> str:
         """Why what is pinned left no room for what arrived last; empty when it did."""
-        return self._crowded
+        return self._room.crowded
 
     @property
     def unconfirmed(self) -> set[Digest]:
@@ -151,7 +138,7 @@ class BlobStore:
         """Every blob's file, as the disk has it, some at a time. Raises OSError."""
         if self._files is not None:
             files = self._files.walk()
-            while batch := await self._on_thread(_listed, islice(files, _BATCH)):
+            while batch := await self._calls.run(_listed, islice(files, _BATCH)):
                 yield batch
 
     async def free(self) -> int | None:
@@ -159,7 +146,7 @@ class BlobStore:
         free = None
         if self._files is not None:
             with contextlib.suppress(OSError):
-                free = await self._on_thread(self._files.free)
+                free = await self._calls.run(self._files.free)
         self._metrics.cache_free_bytes.set(math.nan if free is None else free)
         return free
 
@@ -170,22 +157,24 @@ class BlobStore:
     async def open(self, digest: Digest, *, use: bool = True) -> BlobFile | None:
         """The blob for reading, checked against the index; None where it is not there, or not what it was. Whoever only
         looks at it makes no `use` of it."""
-        if self._files is None or digest not in self._index:
+        before = self._index.get(digest)
+        if self._files is None or before is None:
             return None
         try:
-            found = await self._on_thread(self._files.open, digest)
+            found = await self._calls.run(self._files.open, digest)
         except OSError as error:
             if error.errno not in _NOT_THE_FILES_FAULT:
                 await self.evict(digest, "damaged")
-            self._pause(error)
+            self._calls.pause(error)
             return None
         entry = self._index.get(digest)
-        if found is None or entry is None:
-            if found is not None:
-                found.close()
-            self._index.forget(digest)
+        if found is None:
+            if entry is before:  # else it has gone meanwhile, and may have come again
+                self._index.forget(digest)
             return None
-        if found.size != entry.size:
+        if entry is None:
+            pass  # it has just been evicted, and its room is another's
+        elif found.size != entry.size:
             await self._distrust(digest)
         elif found.changed == entry.changed or await self.verify(digest) is Verdict.INTACT:
             entry.changed = found.changed
@@ -201,7 +190,7 @@ class BlobStore:
         if blob is None:
             return None
         try:
-            return await self._on_thread(blob.file.read)
+            return await self._calls.run(blob.file.read)
         except OSError:
             return None
         finally:
@@ -232,7 +221,7 @@ class BlobStore:
         assert self._files is not None
         hasher, at, piece = digest.hasher(), 0, PIECE
         while piece >= PIECE:
-            piece = await self._on_thread(self._files.hash_piece, digest, hasher, at)
+            piece = await self._calls.run(self._files.hash_piece, digest, hasher, at)
             at += piece
             await hashed(piece)
         return digest.matches(hasher)
@@ -241,8 +230,13 @@ class BlobStore:
 
     def admits(self, size: int) -> bool:
         """Whether it is worth trying to keep a blob of so many bytes."""
-        return not self.trouble and size <= self._max_size
+        return not self.trouble and not self._room.refuses(size)
 
+    async def _withdraw(self, incoming: IncomingFile) -> None:
+        await self.discard(incoming)
+        incoming.file.close()
+
+    @unbroken(undo=_withdraw)
     async def begin(self, digest: Digest, size: int) -> IncomingFile:
         """Make room for `size` bytes and open a file for them.
 
@@ -250,60 +244,67 @@ class BlobStore:
             DiskFailure: the store is off or paused, or the blob has no place in the budget. Nothing was evicted.
         """
         if self._files is None or not self.admits(size):
-            raise DiskFailure(self.trouble or f"{size} bytes are more than cache.max_size ({self._max_size} bytes)")
+            raise DiskFailure(self.trouble or self._room.refuses(size))
         try:
-            free = await self._on_thread(self._files.free)
+            free = await self._calls.run(self._files.free)
         except OSError as error:
-            raise self._pause(error) from error
-        victims = self._reserve(size, free)
+            raise self._calls.pause(error) from error
+        incoming = self._files.incoming(digest, size)
+        victims = self._room.promise(incoming, free)
+        self._metrics.evictions.inc(len(victims))
         try:
-            while victims:
-                await self._on_thread(self._files.remove, victims[-1][0])
-                victims.pop()
-            incoming = await self._on_thread(self._files.incoming, digest, size)
-        except BaseException as error:
-            self._reserved -= size
+            with self._leave([victim for victim, _ in victims]):
+                while victims:
+                    await self._calls.run(self._files.remove, victims[-1][0])
+                    victims.pop()
+            await self._calls.run(incoming.open)
+        except OSError as error:
+            self._room.release(incoming)
             self._index.readmit(reversed(victims))
-            if isinstance(error, OSError):
-                raise self._pause(error) from error
-            raise
-        self._arriving.add(incoming)
+            raise self._calls.pause(error) from error
         return incoming
 
+    @unbroken()
     async def write(self, incoming: IncomingFile, at: int, chunks: list[bytes]) -> None:
         """Write what has arrived. Raises DiskFailure, and pauses the store, when the disk refuses."""
         try:
-            await self._on_thread(incoming.write, at, chunks)
+            await self._calls.run(incoming.write, at, chunks)
         except OSError as error:
-            raise self._pause(error) from error
+            raise self._calls.pause(error) from error
 
+    @unbroken()
     async def hash(self, incoming: IncomingFile, front: int) -> None:
         """Hash what is written up to `front`. Raises DiskFailure, and pauses the store, when the disk refuses."""
         try:
-            await self._on_thread(incoming.hash_to, front)
+            await self._calls.run(incoming.hash_to, front)
         except OSError as error:
-            raise self._pause(error) from error
+            raise self._calls.pause(error) from error
 
+    @unbroken()
     async def commit(self, incoming: IncomingFile) -> None:
         """Keep a blob that has been verified. Raises DiskFailure when it cannot be kept; it is discarded then."""
         assert self._files is not None
+        if leaving := self._leaving.get(incoming.digest):
+            await asyncio.wait({leaving})  # else what removes the file that had this name would remove this one
         try:
-            found = await self._on_thread(self._files.commit, incoming)
+            found = await self._calls.run(self._files.commit, incoming)
         except OSError as error:
             await self.discard(incoming)
-            raise self._pause(error) from error
-        self._release(incoming)
+            raise self._calls.pause(error) from error
+        self._room.release(incoming)
         self.adopt(found)
 
+    @unbroken()
     async def discard(self, incoming: IncomingFile) -> None:
         """Remove what has arrived so far. Whoever reads the open file may go on."""
         assert self._files is not None
-        self._release(incoming)
+        self._room.release(incoming)
         try:
-            await self._on_thread(self._files.discard, incoming)
+            await self._calls.run(self._files.discard, incoming)
         except OSError as error:
-            self._pause(error)
+            self._calls.pause(error)
 
+    @unbroken()
     async def put(self, digest: Digest, body: bytes) -> None:
         """Keep a small blob (a manifest) whose digest has been verified. Raises DiskFailure."""
         if digest in self._index:
@@ -327,69 +328,44 @@ class BlobStore:
 
     # What goes
 
+    @unbroken()
     async def evict(self, digest: Digest, why: Why = "purged") -> None:
         """Remove a blob, whether or not someone reads it: readers keep their open file. `why` is remembered."""
         self._index.forget(digest, why)
         if self._files is not None:
             try:
-                await self._on_thread(self._files.remove, digest)
+                with self._leave([digest]):
+                    await self._calls.run(self._files.remove, digest)
             except OSError as error:
-                self._pause(error)
+                self._calls.pause(error)
 
     async def shrink(self) -> None:
         """Evict down to the budget, or to what is pinned: after a restart with a smaller one, or after files were
         adopted."""
-        while self.accounted > self._max_size and (oldest := self._index.next_to_go(1)):
+        while self.accounted > self._room.max_size and (oldest := self._index.next_to_go(1)):
             self._metrics.evictions.inc()
             await self.evict(oldest[0][0], "evicted")
 
     def close(self) -> None:
-        self._threads.shutdown()
+        self._calls.close()
 
-    def _reserve(self, size: int, free: int) -> list[tuple[Digest, Entry]]:
-        """Promise `size` bytes, and name who has to go for them. No await: two arrivals cannot be promised the same."""
-        # What others were promised and have not written yet is still counted as free by the file system.
-        unwritten = self._reserved - sum(incoming.written for incoming in self._arriving)
-        lacking = max(self.accounted + size - self._max_size, unwritten + size + self._min_free - free)
-        if lacking > self._index.bytes - self._index.held_bytes:
-            raise self._refusal(size, free)
-        self._crowded = ""
-        victims = self._index.oldest(lacking)
-        for digest, _ in victims:
-            self._index.forget(digest, "evicted")
-            self._metrics.evictions.inc()
-        self._reserved += size
-        return victims
-
-    def _refusal(self, size: int, free: int) -> DiskFailure:
-        pinned = f" and {self.pinned} that are pinned (unpin an image to make room)" if self.pinned else ""
-        reason = (
-            f"no room for {size} bytes beside {self._reserved} that are arriving{pinned}: cache.max_size is "
-            f"{self._max_size} bytes, {free} bytes are free, cache.min_free keeps {self._min_free} of them"
-        )
-        if self.pinned:  # else it passes: what arrives will have landed, and may go
-            if not self._crowded:  # once, however many pulls pass through
-                structlog.get_logger().warning("no room in the disk cache, pulls pass through", reason=reason)
-            self._crowded = reason
-        return DiskFailure(reason)
-
-    def _release(self, incoming: IncomingFile) -> None:
-        self._arriving.discard(incoming)
-        self._reserved -= incoming.size
+    @contextlib.contextmanager
+    def _leave(self, digests: Collection[Digest]) -> Iterator[None]:
+        """While their files are being removed."""
+        gone = asyncio.get_running_loop().create_future()
+        self._leaving.update(dict.fromkeys(digests, gone))
+        try:
+            yield
+        finally:
+            gone.set_result(None)
+            for digest in digests:
+                if self._leaving.get(digest) is gone:
+                    del self._leaving[digest]
 
     async def _distrust(self, digest: Digest) -> None:
         structlog.get_logger().error("cached blob damaged: evicted", digest=digest)
         self._metrics.unverified.labels("disk").inc()
         await self.evict(digest, "damaged")
-
-    def _pause(self, error: OSError) -> DiskFailure:
-        self._off = f"the disk refused: {error.strerror or error}"
-        self._paused_until = time.monotonic() + _PAUSE_SECONDS
-        structlog.get_logger().error("disk cache paused, pulls pass through", reason=self._off, seconds=_PAUSE_SECONDS)
-        return DiskFailure(self._off)
-
-    async def _on_thread(self, call: Callable[..., T], *arguments: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
 
 
 def _listed(found: Iterable[Found]) -> list[Found]:

@@ -51,8 +51,10 @@ class BlobFile:
 class IncomingFile:
     """A blob that is arriving: written in any order, read meanwhile, hashed from its start as the gaps close.
 
-    `write` may run on several threads at once for different bytes, `hash_to` on one. Both block.
+    `open` comes first. `write` may run on several threads at once for different bytes, `hash_to` on one. All block.
     """
+
+    file: io.FileIO
 
     def __init__(self, path: Path, digest: Digest, size: int) -> None:
         self.path = path
@@ -61,7 +63,11 @@ class IncomingFile:
         self.written = 0  # bytes, wherever they are
         self.hashed = 0  # bytes from the start that `hasher` has seen
         self.hasher = digest.hasher()
-        self.file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644), "r+b")
+
+    def open(self) -> None:
+        """Make the file. Raises OSError."""
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        self.file = io.FileIO(fd, "r+b")
 
     def write(self, at: int, chunks: Sequence[bytes]) -> None:
         """Write `chunks` one behind the other from byte `at` on. Raises OSError when the disk refuses."""
@@ -122,7 +128,7 @@ class Files:
             return None
 
     def incoming(self, digest: Digest, size: int) -> IncomingFile:
-        """Begin a blob. Raises OSError."""
+        """A blob that is to arrive; nothing is on the disk before it is opened."""
         # Numbered, so that two arrivals of one manifest cannot write into each other's file.
         name = f"{digest.algorithm}-{digest.hex}.{next(self._count)}.part"
         return IncomingFile(self._incoming / name, digest, size)

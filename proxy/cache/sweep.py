@@ -61,7 +61,7 @@ async def sweep(store: BlobStore, catalog: Catalog, tell: Callable[[Digest, Verd
 
 async def _exists(store: BlobStore, digest: Digest) -> bool:
     """Whether it can be opened after all: it may have arrived while the directory was being read."""
-    blob = await store.open(digest)
+    blob = await store.open(digest, use=False)
     if blob is None:
         return False
     blob.close()
@@ -77,6 +77,6 @@ async def _adopt(store: BlobStore, entry: Found) -> bool:
         return True
     if intact:
         store.adopt(entry, used=0.0)
-    else:
-        await store.evict(entry.digest)
-    return intact
+        return await _exists(store, entry.digest)  # it may have been pulled and evicted meanwhile
+    await store.evict(entry.digest)
+    return False

@@ -83,6 +83,14 @@ def content(size: int, seed: int = 0) -> bytes:
     return hashlib.shake_128(f"{seed} {size}".encode()).digest(size)
 
 
+def place(directory: Path, digest: Digest, body: bytes) -> Path:
+    """A file where a cache in `directory` has the blob of that name; where it is."""
+    path = directory / "blobs" / digest.algorithm / digest.hex[:2] / digest.hex
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(body)
+    return path
+
+
 def flip_a_bit(file: Path, at: int, *, keep_times: bool) -> None:
     """Damage as a disk does it: the size stays, and with `keep_times` nothing else tells of it either."""
     status = file.stat()
@@ -100,8 +108,8 @@ def impatient(directory: Path) -> dict[str, str]:
     """
     directory.mkdir(parents=True)
     (directory / "sitecustomize.py").write_text(
-        "import proxy.cache.blobs, proxy.cache.journal, proxy.cache.ledger\n"
-        "proxy.cache.blobs._PAUSE_SECONDS = 3.0\n"
+        "import proxy.cache.calls, proxy.cache.journal, proxy.cache.ledger\n"
+        "proxy.cache.calls._PAUSE_SECONDS = 3.0\n"
         "proxy.cache.journal._RETRY_SECONDS = 0.1\n"
         "proxy.cache.ledger._LOCK_SECONDS = 0.5\n"
     )

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from proxy.cache import scrub
+from proxy.cache.sweep import sweep
 from proxy.cache.verdict import Verdict
 from proxy.oci.digest import Digest
 from proxy.oci.errors import DiskFailure
-from tests.cache.disks import GIB, bytes_on_disk, content, flip_a_bit, opened, pinned, small_disk
+from tests.cache.disks import GIB, bytes_on_disk, content, flip_a_bit, opened, pinned, place, small_disk
 from tests.support.waiting import wait_until_async
 
 pytestmark = pytest.mark.anyio
@@ -112,6 +113,24 @@ async def test_what_is_promised_and_not_yet_written_is_not_free(tmp_path: Path) 
                 incoming.file.close()
             assert cache.store.trouble == ""
             cache.assert_exact()
+
+
+async def test_a_blob_that_comes_again_while_its_old_file_is_still_to_be_removed_stays(tmp_path: Path) -> None:
+    """A K: to remove a thousand files takes a slow disk seconds."""
+    small = [content(8, seed) for seed in range(1000)]
+    for body in small:
+        place(tmp_path, Digest.of(body), body)
+    async with opened(tmp_path, max_size=8000) as cache:
+        await sweep(cache.store, cache.cache.catalog)
+        [(last_to_go, _)] = cache.store.next_to_go(1)
+        beginning = asyncio.create_task(cache.store.begin(Digest.of(content(7900)), 7900))
+        await wait_until_async(lambda: last_to_go not in cache.store, "it has been chosen to go")
+        await cache.keep(next(body for body in small if Digest.of(body) == last_to_go))
+        incoming = await beginning
+        await cache.store.discard(incoming)
+        incoming.file.close()
+        assert last_to_go in cache.store
+        cache.assert_exact()
 
 
 async def test_a_blob_that_is_evicted_while_it_is_read_is_read_to_its_end(tmp_path: Path) -> None:

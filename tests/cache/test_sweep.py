@@ -18,7 +18,7 @@ from proxy.cache.sweep import sweep
 from proxy.observe import surviving as surviving_module
 from proxy.observe.metrics import Metrics
 from proxy.oci.digest import Digest
-from tests.cache.disks import Opened, bytes_on_disk, content, opened
+from tests.cache.disks import Opened, bytes_on_disk, content, opened, place
 from tests.support.waiting import wait_until_async
 
 pytestmark = pytest.mark.anyio
@@ -26,13 +26,6 @@ pytestmark = pytest.mark.anyio
 
 async def swept(cache: Opened) -> None:
     await sweep(cache.store, cache.cache.catalog)
-
-
-def place(directory: Path, digest: Digest, body: bytes) -> Path:
-    path = directory / "blobs" / digest.algorithm / digest.hex[:2] / digest.hex
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(body)
-    return path
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])

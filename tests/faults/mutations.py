@@ -240,7 +240,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         Behaviour(25, "A", "bytes that were promised to what never came are given back"),
-        (Edit("cache/blobs.py", "self._reserved -= incoming.size", "pass"),),
+        (Edit("cache/room.py", "self._reserved -= incoming.size", "pass"),),
         ("test_what_is_discarded_while_it_is_read_can_still_be_read",),
     ),
     Mutation(
@@ -257,8 +257,8 @@ MUTATIONS: Final = (
     Mutation(
         Behaviour(27, "A", "nothing is evicted for what has no place"),
         (
-            Edit("cache/blobs.py", "not self.trouble and size <= self._max_size", "not self.trouble"),
-            Edit("cache/blobs.py", "if lacking > self._index.bytes - self._index.held_bytes:", "if False:"),
+            Edit("cache/room.py", "if size <= self.max_size else", "if True else"),
+            Edit("cache/room.py", "if lacking > self._index.bytes - self._index.held_bytes:", "if False:"),
         ),
         ("test_a_blob_larger_than_the_budget_is_streamed_and_nothing_is_evicted_for_it",),
     ),

@@ -106,7 +106,7 @@ async def evict_an_image(cache: DiskCache, image: int) -> None:
 async def make_room(cache: DiskCache, size: int) -> None:
     """Let something arrive for which `size` bytes, about, have to go."""
     store = cache.blobs
-    store._max_size = store.accounted  # from now on the cache is full
+    store._room.max_size = store.accounted  # from now on the cache is full
     body = content(size)
     incoming = await store.begin(Digest.of(body), len(body))
     await store.discard(incoming)

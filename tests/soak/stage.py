@@ -73,8 +73,8 @@ def stage(directory: Path, seed: int, defect: str = "") -> Iterator[Stage]:
     site.mkdir(parents=True)
     # The real program, in more of a hurry: it scrubs soon, and does not leave a disk alone for half a minute.
     (site / "sitecustomize.py").write_text(
-        "import proxy.cache.blobs, proxy.cache.scrub\n"
-        "proxy.cache.blobs._PAUSE_SECONDS = 1.0\nproxy.cache.scrub._IDLE_SECONDS = 1.0\n" + defect
+        "import proxy.cache.calls, proxy.cache.scrub\n"
+        "proxy.cache.calls._PAUSE_SECONDS = 1.0\nproxy.cache.scrub._IDLE_SECONDS = 1.0\n" + defect
     )
     with ExitStack() as stack:
         upstream, cloud = ScriptedUpstream().start(), EcrDouble().start()

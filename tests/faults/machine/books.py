@@ -45,7 +45,8 @@ class Books:
                 else:  # the clock of a file system ticks seldom, and damage is known by its time
                     os.utime(opened.fileno(), ns=(0, status.st_mtime_ns + 1_000_000_000))
         except FileNotFoundError:
-            self._damaged.pop(part.digest, None)
+            if part.digest in self._damaged and self._damaged[part.digest].inode:  # else it went by our hand, unnoticed
+                del self._damaged[part.digest]
             return False
         self.damages += 1
         return True

@@ -28,7 +28,7 @@ _HOUSEKEEPING: Final = 30.0
 
 # The program is the real one; only these constants are others, so that what takes minutes elsewhere takes moments.
 _HURRIED: Final = {
-    "proxy.cache.blobs._PAUSE_SECONDS": 0.3,
+    "proxy.cache.calls._PAUSE_SECONDS": 0.3,
     "proxy.cache.journal._RETRY_SECONDS": 0.1,
     "proxy.cache.ledger._LOCK_SECONDS": 0.5,
     "proxy.pull.download._FIRST_DELAY": 0.01,
