@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import aclosing
+from functools import lru_cache
+from typing import Final
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from proxy.oci.digest import Digest
+from proxy.oci.manifest import Manifest
 from proxy.oci.ranges import ByteRange
-from proxy.pull.blobs import Blob
-from proxy.pull.flight import Piece, Segment
+from proxy.pull.blob import Blob
+from proxy.pull.piece import Piece, Segment
+
+# Headers of manifests that are remembered: what a fleet pulls again and again, in a megabyte or two.
+_REMEMBERED: Final = 2048
 
 
 def content_headers(digest: Digest, origin: str) -> dict[str, str]:
@@ -25,6 +31,23 @@ def not_modified(if_none_match: str | None, digest: Digest) -> bool:
         return False
     tags = {tag.strip().removeprefix("W/").strip('"') for tag in if_none_match.split(",")}
     return "*" in tags or digest in tags
+
+
+class ManifestResponse(Response):
+    """A manifest as it is."""
+
+    def __init__(self, manifest: Manifest, origin: str) -> None:
+        # Nothing of `Response.__init__`, which would put together for each request what is the same for all of them.
+        self.status_code = 200
+        self.background = None
+        self.body = manifest.body
+        self.raw_headers = list(_manifest_headers(manifest.digest, manifest.media_type, len(self.body), origin))
+
+
+@lru_cache(_REMEMBERED)
+def _manifest_headers(digest: Digest, media_type: str, size: int, origin: str) -> list[tuple[bytes, bytes]]:
+    headers = content_headers(digest, origin) | {"Content-Type": media_type, "Content-Length": str(size)}
+    return Response(headers=headers).raw_headers
 
 
 class BlobResponse(Response):

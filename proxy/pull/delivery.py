@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from proxy.oci.digest import Digest
 from proxy.oci.errors import MillpondError, UpstreamFailure, UpstreamUnreachable
@@ -13,9 +12,7 @@ from proxy.oci.names import Repository
 from proxy.oci.source import BlobStream, Source
 from proxy.pull.lanes import Lanes
 from proxy.pull.near import Copy
-
-Tier = Literal["ecr", "upstream"]
-"""Who gave something, as X-Millpond says it."""
+from proxy.pull.origin import Tier
 
 
 @dataclass(slots=True, eq=False)

@@ -9,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 
@@ -21,37 +20,19 @@ from proxy.observe import traces
 from proxy.observe.metrics import Metrics
 from proxy.oci.digest import Hasher
 from proxy.oci.errors import DiskFailure, MillpondError, UpstreamInvalid, UpstreamTimeout, UpstreamUnreachable
-from proxy.pull.delivery import Delivery, Tier
+from proxy.pull.delivery import Delivery
 from proxy.pull.fetch import Fetch
 from proxy.pull.landed import Landed
+from proxy.pull.origin import Tier
+from proxy.pull.piece import Piece, Segment
 from proxy.pull.progress import Pace, Progress
-
-if TYPE_CHECKING:
-    from io import FileIO
+from proxy.pull.writer import Writer
 
 # Held back until the digest is verified. Any byte would do for safety; this much lets a small blob that turns out to
 # be wrong be refused with a clean status, before any of it was sent.
 _HELD_BACK: Final = 1 << 20
-# Received and not yet written. Enough to keep upstream and disk busy at once, little enough for many flights.
-_BUFFER: Final = 2 << 20
-# Upstream's bytes come in pieces of 256 KiB at most, and each write wakes a thread, the hasher and all followers. So
-# what comes within a millisecond is written together, unless there is enough already.
-_WORTH_WRITING: Final = 1 << 20
-_GATHER_SECONDS: Final = 0.001
 # No follower waits longer than this for the next byte; every wait inside the flight has a shorter deadline.
 _FOLLOW_SECONDS: Final = 300.0
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Bytes `offset` to `offset + count` of an open file, to be sent without copying them through Python."""
-
-    file: FileIO
-    offset: int
-    count: int
-
-
-Piece = Segment | bytes
 
 
 class Flight:
@@ -112,29 +93,22 @@ class Flight:
     @property
     def progress(self) -> Progress:
         return Progress(
-            self.digest,
-            str(self.repository),
-            self.repository.upstream,
-            self.tier,
-            self.size if self._opened.done() else None,
-            self._pace.total,
-            self._pace.rate,
-            self._holders,
-            self._fetch.connections,
-            self._started,
-            self._fetch.spare,
+            digest=self.digest,
+            repository=str(self.repository),
+            upstream=self.repository.upstream,
+            tier=self.tier,
+            size=self.size if self._opened.done() else None,
+            landed=self._pace.total,
+            rate=self._pace.rate,
+            followers=self._holders,
+            connections=self._fetch.connections,
+            started=self._started,
+            spare=self._fetch.spare,
         )
 
     def hurry(self) -> None:
         """A client waits for it."""
         self._fetch.hurry()
-
-    async def kept(self) -> None:
-        """Wait for its end. Raises what it failed of, or DiskFailure where it was verified and is not on the disk."""
-        assert self._task is not None
-        await asyncio.wait({self._task})
-        if failure := self._failure or self._unkept:
-            raise failure
 
     def hold(self) -> None:
         """Keep the file readable, whenever the flight ends, until `release`."""
@@ -143,18 +117,6 @@ class Flight:
     def release(self) -> None:
         self._holders -= 1
         self._close_when_unused()
-
-    async def cancel(self) -> None:
-        """End it, and wait for the end. What has been verified is kept first: that takes only as long as the disk."""
-        if self._task:
-            if not self.verified:
-                self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    def arrived(self) -> tuple[Hasher, int]:
-        """The hash state over the first bytes of the file, and their number: where somebody else can take over."""
-        assert self._incoming is not None
-        return self._incoming.hasher.copy(), self._incoming.hashed
 
     async def follow(self, start: int, stop: int) -> AsyncGenerator[Piece, None]:
         """The bytes from `start` to `stop`, as they land. Whoever follows holds the flight.
@@ -182,7 +144,7 @@ class Flight:
             else:
                 if reach == at:
                     self._fetch.want(at)
-                await self._progress()
+                await self._next_pulse()
 
     async def await_front(self, stop: int) -> None:
         """Wait until all bytes up to `stop` have landed, verified where that is the end, or the flight has failed:
@@ -193,18 +155,36 @@ class Flight:
         """
         size = await self.opened()
         while self._failure is None and not (self.verified if stop == size else self._landed.front >= stop):
-            await self._progress()
+            await self._next_pulse()
 
-    async def _progress(self) -> None:
+    async def _next_pulse(self) -> None:
+        """Wait until something has happened."""
         try:
             async with asyncio.timeout(_FOLLOW_SECONDS):
                 await self._pulse.wait()
         except TimeoutError:
             raise UpstreamTimeout(f"nothing of {self.digest} arrived for {_FOLLOW_SECONDS:.0f} s") from None
 
-    def _wake(self) -> None:
-        self._pulse.set()
-        self._pulse.clear()
+    def arrived(self) -> tuple[Hasher, int]:
+        """The hash state over the first bytes of the file, and their number: where somebody else can take over."""
+        assert self._incoming is not None
+        return self._incoming.hasher.copy(), self._incoming.hashed
+
+    async def kept(self) -> None:
+        """Wait for its end. Raises what it failed of, or DiskFailure where it was verified and is not on the disk."""
+        assert self._task is not None
+        await asyncio.wait({self._task})
+        if failure := self._failure or self._unkept:
+            raise failure
+
+    async def cancel(self) -> None:
+        """End it, and wait for the end. What has been verified is kept first: that takes only as long as the disk."""
+        if self._task:
+            if not self.verified:
+                self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    # The task: bring the blob, keep it, and tell everyone how that went
 
     async def _traced(self) -> None:
         with traces.span("flight", digest=self.digest, repository=str(self.repository)) as span:
@@ -232,7 +212,7 @@ class Flight:
             self._ended = True
             self._ended_with(self)
             if self._incoming is not None and not self.verified:
-                await asyncio.shield(self._store.discard(self._incoming))
+                await self._store.discard(self._incoming)
             self._close_when_unused()
 
     async def _bring(self) -> None:
@@ -242,7 +222,7 @@ class Flight:
             self._opened.set_result(size)
             hashing = asyncio.create_task(self._hash(incoming))
             try:
-                await self._fetch.run(partial(_Writer, self._store, incoming, self._advance))
+                await self._fetch.run(partial(Writer, self._store, incoming, self._advance))
             finally:
                 self._fetched = True
                 self._wake()
@@ -255,15 +235,6 @@ class Flight:
         self.verified = True
         self._wake()
 
-    def _accuse(self) -> None:
-        self.misled = self._delivery.blame()
-        if not self.misled:
-            self._delivery.lanes.beware()  # ranges that are not what they say would look just like this
-            self._metrics.unverified.labels("upstream").inc()
-            structlog.get_logger().error(
-                "upstream sent wrong bytes", digest=self.digest, repository=str(self.repository), size=self.size
-            )
-
     async def _hash(self, incoming: IncomingFile) -> None:
         """Follow the front, beside everything else."""
         while incoming.hashed < incoming.size:
@@ -274,6 +245,24 @@ class Flight:
             else:
                 await self._pulse.wait()
 
+    def _advance(self, start: int, stop: int) -> None:
+        self._landed.add(start, stop)
+        self._pace.add(stop - start)
+        self._wake()
+
+    def _wake(self) -> None:
+        self._pulse.set()
+        self._pulse.clear()
+
+    def _accuse(self) -> None:
+        self.misled = self._delivery.blame()
+        if not self.misled:
+            self._delivery.lanes.beware()  # ranges that are not what they say would look just like this
+            self._metrics.unverified.labels("upstream").inc()
+            structlog.get_logger().error(
+                "upstream sent wrong bytes", digest=self.digest, repository=str(self.repository), size=self.size
+            )
+
     async def _keep(self) -> None:
         assert self._incoming is not None
         try:
@@ -283,11 +272,6 @@ class Flight:
             self._unkept = error
             self._metrics.dropped.inc()
             structlog.get_logger().error("blob not kept", digest=self.digest, reason=str(error))
-
-    def _advance(self, start: int, stop: int) -> None:
-        self._landed.add(start, stop)
-        self._pace.add(stop - start)
-        self._wake()
 
     def _fail(self, error: MillpondError) -> None:
         self._failure = error
@@ -300,42 +284,3 @@ class Flight:
     def _close_when_unused(self) -> None:
         if self._ended and not self._holders and self._incoming is not None:
             self._incoming.file.close()
-
-
-class _Writer:
-    """Writes on threads while more arrives: what came during one write goes out with the next."""
-
-    def __init__(self, store: BlobStore, incoming: IncomingFile, landed: Callable[[int, int], None], at: int) -> None:
-        """`at` is where the first chunk belongs; `landed(start, stop)` is told of what is in the file."""
-        self._store = store
-        self._incoming = incoming
-        self._landed = landed
-        self._at = at
-        self._batch: list[bytes] = []
-        self._buffered = 0
-        self._job: asyncio.Task[None] | None = None
-
-    async def write(self, chunk: bytes) -> None:
-        """Take a chunk; wait only when too much is waiting to be written. Raises DiskFailure."""
-        self._batch.append(chunk)
-        self._buffered += len(chunk)
-        if self._job is None or self._job.done():
-            await self.drain()
-            self._job = asyncio.create_task(self._write_all())
-        elif self._buffered > _BUFFER:
-            await self.drain()
-
-    async def drain(self) -> None:
-        """Wait until all is written. Raises DiskFailure."""
-        if self._job is not None:
-            await asyncio.shield(self._job)  # a thread that writes cannot be called back
-
-    async def _write_all(self) -> None:
-        while self._batch:
-            if self._buffered < _WORTH_WRITING:
-                await asyncio.sleep(_GATHER_SECONDS)
-            batch, size = self._batch, self._buffered
-            self._batch, self._buffered = [], 0
-            await self._store.write(self._incoming, self._at, batch)
-            self._landed(self._at, self._at + size)
-            self._at += size

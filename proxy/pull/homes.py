@@ -12,7 +12,7 @@ from proxy.oci.digest import Digest
 from proxy.oci.errors import MillpondError
 from proxy.oci.names import Repository
 from proxy.oci.source import Source
-from proxy.pull.blobs import Blob, Passing
+from proxy.pull.blob import Blob, Passing
 from proxy.pull.delivery import Delivery, Giver
 from proxy.pull.lanes import Lanes
 from proxy.pull.relay import Relay

@@ -15,9 +15,9 @@ from proxy.oci.digest import Digest
 from proxy.oci.errors import Denied, Unknown, UpstreamFailure, UpstreamInvalid
 from proxy.oci.manifest import OCI_INDEX, Manifest, parse_manifest
 from proxy.oci.names import Repository
-from proxy.pull.blobs import Origin
 from proxy.pull.freshness import PATIENCE, Refusals, TagPolicy
 from proxy.pull.manifests import Answer, Manifests
+from proxy.pull.origin import Origin
 from proxy.pull.shared import Shared
 from proxy.upstream.client import Registry
 from proxy.upstream.listing import MAX_TAGS

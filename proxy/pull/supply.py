@@ -15,11 +15,12 @@ from proxy.oci.digest import Digest
 from proxy.oci.errors import Denied, DiskFailure, Unknown
 from proxy.oci.manifest import Manifest
 from proxy.oci.names import Reference, Repository, Tag
-from proxy.pull.blobs import Blob, Blobs
-from proxy.pull.flight import Piece, Segment
+from proxy.pull.blob import Blob
+from proxy.pull.blobs import Blobs
 from proxy.pull.homes import Homes
 from proxy.pull.listings import Listings
 from proxy.pull.manifests import Manifests
+from proxy.pull.piece import Piece, Segment
 from proxy.upstream.client import Registry
 from proxy.upstream.limits import RateLimit
 

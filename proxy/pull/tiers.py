@@ -17,10 +17,11 @@ from proxy.oci.errors import MillpondError, UpstreamFailure, UpstreamInvalid
 from proxy.oci.manifest import Manifest
 from proxy.oci.names import Reference, Repository, Tag
 from proxy.oci.source import Source
-from proxy.pull.delivery import Delivery, Giver, Tier
+from proxy.pull.delivery import Delivery, Giver
 from proxy.pull.freshness import PATIENCE
 from proxy.pull.lanes import Lanes
 from proxy.pull.near import ECR_DEADLINE, Copy, Near, Question, T
+from proxy.pull.origin import Tier
 
 
 class Tiers:

@@ -25,10 +25,11 @@ from proxy.oci.digest import Digest
 from proxy.oci.errors import DiskFailure, MillpondError, RequestError, UpstreamInvalid, UpstreamLimited
 from proxy.oci.manifest import Manifest
 from proxy.oci.names import Image, Reference, Repository, Tag, parse_image
-from proxy.pull.blobs import Blob, Blobs
-from proxy.pull.flight import Segment
+from proxy.pull.blob import Blob
+from proxy.pull.blobs import Blobs
 from proxy.pull.homes import Homes
 from proxy.pull.manifests import Manifests
+from proxy.pull.piece import Segment
 from proxy.pull.supply import PullSupply
 
 # Of one request. More than that is a script's mistake, or is sent in parts.

@@ -16,10 +16,11 @@ import structlog
 from uvicorn.config import Config
 
 from proxy.server import watchdog
+from proxy.server.asgi import App
 from proxy.server.census import Census
 from proxy.server.door import Door, room_for_connections
 from proxy.server.listener import DEFAULT_LIMITS, MAX_CONNECTIONS, Limits, Listener, open_socket, tls_context
-from proxy.server.protocol import App, Connection
+from proxy.server.protocol import Connection
 from proxy.server.state import State
 
 LAST_WORDS = 5.0

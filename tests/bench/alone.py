@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from proxy.server import Listener, Server
-from proxy.server.protocol import Receive, Send
+from proxy.server.asgi import Receive, Send
 
 
 async def serve(path: str, port: int) -> None:

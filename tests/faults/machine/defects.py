@@ -64,7 +64,7 @@ DEFECTS: Final[dict[str, tuple[str, Steps]]] = {
     "W: wrong bytes of medium": (_ANY_HASH, _damaged_file),
     "P: the file of large": (_ANY_HASH, _wrong_bytes_for_nobody),
     "A: what is accounted for": (
-        "import proxy.cache.blobs as b; b.BlobStore._release = lambda self, incoming: None",
+        "import proxy.cache.room as r; r.Room.release = lambda self, incoming: None",
         _cold_pull,
     ),
     "A: after a start": ("import pathlib; pathlib.Path.unlink = lambda *_, **__: None", _restart),
