@@ -35,3 +35,8 @@ class Register:
             self.held[key] = record
         if self.journal:
             self.journal.note(key, record)
+
+    async def flush(self) -> None:
+        """Have all that is noted by now on the disk, unless the disk refuses it."""
+        if self.journal:
+            await self.journal.flush()

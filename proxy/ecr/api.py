@@ -12,6 +12,7 @@ from proxy.ecr.errors import (
     EcrError,
     ImageMissing,
     LayersMissing,
+    PolicyMissing,
     Rejected,
     RepositoryMissing,
     ScanMissing,
@@ -38,7 +39,8 @@ T = TypeVar("T")
 class Api:
     """The registry of one target. `name` is a repository's name in ECR.
 
-    Every method may raise Passing, Refused and Rejected, and, but for `create_repository`, RepositoryMissing.
+    Every method may raise Passing, Refused and Rejected, and, but for `create_repository`, RepositoryMissing; but
+    `set_policies` RepositoryMissing alone.
     """
 
     def __init__(self, target: Target, client: Client, quotas: Quotas, observe: Observe, tries: int = TRIES) -> None:
@@ -166,29 +168,49 @@ class Api:
         except ScanMissing:
             return Scan(UNSCANNED)
 
-    async def create_repository(self, name: str) -> None:
-        """Create the repository as the target's template says; one that exists is left as it is.
+    async def create_repository(self, name: str) -> bool:
+        """Create the repository as the target's template says, but for its policies. Whether it has come into being:
+        one that exists is left as it is, one that came while answers got lost counts as created."""
+        return bool(await self._calls.ask("CreateRepository", name, **_settings(self.target.repository)))
 
-        One that has come into being while answers got lost counts as created. A policy that cannot be set leaves a
-        repository that can be pushed to: that is logged, and not an error.
+    async def set_policies(self, name: str, *, new: bool) -> bool:
+        """Have the repository's policies as the target's template says; whether it has them all.
+
+        Unless it is `new`, a policy that it has stays, whatever it says: somebody has set it. One that cannot be set
+        leaves a repository that can be pushed to: that is logged, and not an error.
+
+        Raises:
+            RepositoryMissing
         """
         template = self.target.repository
-        if not await self._calls.ask("CreateRepository", name, **_settings(template)):
-            return
-        for operation, policy in (
-            ("PutLifecyclePolicy", {"lifecyclePolicyText": template.lifecycle_policy}),
-            ("SetRepositoryPolicy", {"policyText": template.policy}),
+        done = True
+        for read, write, policy in (
+            ("GetLifecyclePolicy", "PutLifecyclePolicy", {"lifecyclePolicyText": template.lifecycle_policy}),
+            ("GetRepositoryPolicy", "SetRepositoryPolicy", {"policyText": template.policy}),
         ):
             if all(policy.values()):
-                await self._set(operation, name, policy)
+                done &= await self._set(name, None if new else read, write, policy)
+        return done
 
-    async def _set(self, operation: str, name: str, policy: Mapping[str, Any]) -> None:
+    async def _set(self, name: str, read: str | None, write: str, policy: Mapping[str, Any]) -> bool:
         try:
-            await self._calls.ask(operation, name, **policy)
+            if read is None or not await self._has(read, name):
+                await self._calls.ask(write, name, **policy)
+        except RepositoryMissing:
+            raise
         except EcrError as error:
             structlog.get_logger().error(
-                "ecr.policy_not_set", target=self.target.name, repository=name, operation=operation, reason=str(error)
+                "ecr.policy_not_set", target=self.target.name, repository=name, operation=write, reason=str(error)
             )
+            return False
+        return True
+
+    async def _has(self, read: str, name: str) -> bool:
+        try:
+            await self._calls.ask(read, name)
+        except PolicyMissing:
+            return False
+        return True
 
     async def _available(self, name: str, digests: Sequence[Digest]) -> list[dict[str, Any]]:
         asked = [str(digest) for digest in digests]

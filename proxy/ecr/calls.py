@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import stamina
@@ -17,6 +18,7 @@ from proxy.ecr.errors import (
     NoCredentials,
     PartRefused,
     Passing,
+    PolicyMissing,
     Refused,
     Rejected,
     RepositoryMissing,
@@ -30,6 +32,7 @@ from proxy.ecr.errors import (
 from proxy.ecr.quota import Quotas
 from proxy.ecr.session import Client
 from proxy.ecr.target import Target
+from proxy.observe import traces
 
 # Six tries, 0.2 to 6.4 s apart and a little by chance, ride out a burst of throttling and most of AWS's hiccups.
 # Whoever called pauses much longer, and holds nothing meanwhile.
@@ -53,8 +56,10 @@ _NAMES: Final[Mapping[str, type[EcrError]]] = {
     "LayerInaccessibleException": LayersMissing,
     "LayerPartTooSmallException": UploadLost,
     "LayersNotFoundException": LayersMissing,
+    "LifecyclePolicyNotFoundException": PolicyMissing,
     "ReferencedImagesNotFoundException": ChildrenMissing,
     "RepositoryNotFoundException": RepositoryMissing,
+    "RepositoryPolicyNotFoundException": PolicyMissing,
     "ScanNotFoundException": ScanMissing,
     "UnableToGetUpstreamImageException": Unreachable,
     "UnableToGetUpstreamLayerException": Unreachable,
@@ -68,6 +73,9 @@ _OUTCOMES: Final[Mapping[type[EcrError], str]] = {
     NoCredentials: "refused",
     KeyRefused: "refused",
 }
+
+# A layer has up to a thousand parts: its upload has a span (`proxy.ecr.upload`), and they have none.
+_TOO_MANY: Final = "UploadLayerPart"
 
 _WORD: Final = re.compile(r"(?<!^)(?=[A-Z])")
 
@@ -87,38 +95,48 @@ class Calls:
         """ECR's answer. Where what is asked for is there already: an empty one, or, after an attempt whose answer got
         lost and which may be why it is there, {"perhaps": True}."""
         perhaps: dict[str, Any] = {}
+        attempts = 0
 
         async def once() -> dict[str, Any]:
+            nonlocal attempts
+            attempts += 1
             await self._quotas.take(self._target.account, self._target.region, operation)
             outcome = "failed"
-            try:
-                answer = await self._client.call(
-                    _WORD.sub("_", operation).lower(),
-                    registryId=self._target.account,  # else credentials of another account would push to that one
-                    repositoryName=name,
-                    **parameters,
-                )
-                outcome = "ok"
-                return answer
-            except ServiceError as error:
-                if error.code in _DONE:
+            with self._span(operation, name, attempts) as span:
+                try:
+                    answer = await self._client.call(
+                        _WORD.sub("_", operation).lower(),
+                        registryId=self._target.account,  # else credentials of another account would push to that one
+                        repositoryName=name,
+                        **parameters,
+                    )
                     outcome = "ok"
-                    return perhaps
-                named = self._named(error, name)
-                outcome = _OUTCOMES.get(type(named), "rejected")
-                raise named from None
-            except EcrError as error:
-                if isinstance(error, Unreachable):
-                    perhaps["perhaps"] = True
-                outcome = _OUTCOMES.get(type(error), "rejected")
-                raise
-            finally:
-                self._observe(operation, outcome)
+                    return answer
+                except ServiceError as error:
+                    if error.code in _DONE:
+                        outcome = "ok"
+                        return perhaps
+                    named = self._named(error, name)
+                    outcome = _OUTCOMES.get(type(named), "rejected")
+                    raise named from None
+                except EcrError as error:
+                    if isinstance(error, Unreachable):
+                        perhaps["perhaps"] = True
+                    outcome = _OUTCOMES.get(type(error), "rejected")
+                    raise
+                finally:
+                    span.note(status=outcome)
+                    self._observe(operation, outcome)
 
         caller = stamina.AsyncRetryingCaller(
             attempts=self._tries, timeout=TOTAL, wait_initial=FIRST_WAIT, wait_max=LONGEST_WAIT, wait_jitter=JITTER
         )
         return await caller(Passing, once)
+
+    def _span(self, operation: str, name: str, attempt: int) -> AbstractContextManager[traces.Span]:
+        if operation == _TOO_MANY:
+            return traces.NOTHING
+        return traces.span(f"ecr {operation}", "client", target=self._target.name, repository=name, attempt=attempt)
 
     def _named(self, error: ServiceError, name: str) -> EcrError:
         message = f"{self._target.registry}/{name}: {error}"

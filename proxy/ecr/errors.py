@@ -16,6 +16,7 @@ EcrError                    base; `str(error)` says what happened, and what to d
     ├── PartRefused         carries the last byte that ECR has
     ├── TagTaken            the repository is immutable and has this tag for another image
     ├── ImageMissing        no image to tell the scan of
+    ├── PolicyMissing       the repository has no such policy
     └── ScanMissing         an image that has not been scanned
 """
 
@@ -95,6 +96,10 @@ class TagTaken(EcrError):
 
 
 class ImageMissing(EcrError):
+    pass
+
+
+class PolicyMissing(EcrError):
     pass
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from proxy.ecr.queue import Queue
-from proxy.ecr.supply import Supply
+from proxy.ecr.supply import Pulled, Supply
 from proxy.ecr.target import Target
 from proxy.observe.events import Served
 from proxy.oci.digest import Digest
@@ -69,6 +69,30 @@ class Intake:
             if known is None and digest.algorithm != "sha256":
                 self._queue.reject(job, f"its digest is {digest.algorithm}; ECR takes sha256 digests only")
         return added
+
+    def lacks(self, image: Pulled) -> bool:
+        """Whether a target that the image goes to has no note of it."""
+        return any(self._wants(target, image) for target in self._for(image.repository))
+
+    def restore(self, image: Pulled, digest: Digest) -> None:
+        """Have `image`, whose name stands for `digest`, pushed to each target that has no note of it."""
+        for target in self._for(image.repository):
+            if self._wants(target, image):
+                self._queue.add(target.name, image.repository, digest, image.tag)
+                for child in self._children(image) if digest == image.digest else ():
+                    self._queue.add(target.name, image.repository, digest, child=child, extends=True)
+
+    def _wants(self, target: Target, image: Pulled) -> bool:
+        job = self._queue.get(target.name, image.repository, image.digest)
+        if job is not None and (image.tag is None or image.tag in job.tags | job.clashed):
+            return not job.children.issuperset(self._children(image))
+        owner = self._queue.owner(target.name, image.repository, image.tag) if image.tag else None
+        return owner is None or max(owner.added, owner.checked) < image.moment
+
+    def _children(self, image: Pulled) -> tuple[Digest, ...]:
+        """Those that count as pulled: not where they may be cached because a target gets all of them."""
+        by_pulls_only = all(target.platforms == "pulled" for target in self._for(image.repository))
+        return image.children if by_pulls_only else ()
 
     def _pulled(self, repository: Repository, digest: Digest, tag: Tag | None) -> None:
         indexes = [] if tag is not None else self._indexes.get((repository, digest), [])

@@ -103,9 +103,9 @@ def _for_target(target: Target) -> Iterable[Statement]:
     if template.tags:
         actions.append("ecr:TagResource")
     if template.lifecycle_policy is not None:
-        actions.append("ecr:PutLifecyclePolicy")
+        actions += ["ecr:GetLifecyclePolicy", "ecr:PutLifecyclePolicy"]
     if template.policy is not None:
-        actions.append("ecr:SetRepositoryPolicy")
+        actions += ["ecr:GetRepositoryPolicy", "ecr:SetRepositoryPolicy"]
     names = sorted({expand(target.repository_prefix, Repository(upstream, "*")) for upstream in target.upstreams})
     yield _allow(_sid("Push", target.name), sorted(actions), [_arn(region, account, name) for name in names])
     if template.kms_key is not None:

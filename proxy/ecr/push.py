@@ -73,6 +73,7 @@ class Pusher:
             EcrError, and what `Supply` raises: it failed.
         """
         name = self.api.target.repository_name(job.repository)
+        await self._repositories.finish(name)
         for _ in range(_CREATIONS):
             try:
                 return await _Push(self, job, name).run()

@@ -61,6 +61,10 @@ class Queue:
     def get(self, target: str, repository: Repository, digest: Digest) -> Job | None:
         return self._jobs.get(job_key(target, repository, digest))
 
+    def owner(self, target: str, repository: Repository, tag: Tag) -> Job | None:
+        """Whose the tag is."""
+        return self._owners.get((target, repository, tag))
+
     def find(self, key: str) -> Job | None:
         return self._jobs.get(key)
 

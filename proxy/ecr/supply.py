@@ -1,4 +1,4 @@
-"""What the ECR tier needs of the cache above it, as protocols: images to push, and where to keep its queue."""
+"""What the ECR tier needs of the cache above it: images to push, what was pulled, and where to keep its queue."""
 
 from __future__ import annotations
 
@@ -70,8 +70,26 @@ class Supply(Protocol):
         """Open the blob. It joins a flight, or starts one: with one connection only where `spare`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """An image of the cache. `moment`, in wall clock seconds, is when upstream last confirmed the tag, or when it was
+    last used where it is known by its digest alone; `children` are those of an index that are cached too."""
+
+    repository: Repository
+    digest: Digest
+    tag: Tag | None
+    moment: float
+    children: tuple[Digest, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.repository}:{self.tag}" if self.tag else f"{self.repository}@{self.digest}"
+
+
 class Records(Protocol):
     """A durable mapping of short strings to JSON lists, written a moment after each note."""
 
     def note(self, key: str, record: list[Any] | None) -> None:
         """Have `record` written (None: removed). Never blocks."""
+
+    async def flush(self) -> None:
+        """Have all that is noted by now on the disk, unless the disk refuses it."""

@@ -30,6 +30,11 @@ class RepositoryTemplate:
     policy: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def has_policies(self) -> bool:
+        """Whether a repository is not whole with its creation: policies are calls of their own."""
+        return self.lifecycle_policy is not None or self.policy is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Target:

@@ -17,9 +17,11 @@ from proxy.ecr.intake import Intake
 from proxy.ecr.job import Job, State
 from proxy.ecr.push import Pusher
 from proxy.ecr.queue import Queue
+from proxy.ecr.recall import Recall
 from proxy.ecr.repositories import Repositories
 from proxy.ecr.supply import Supply
 from proxy.ecr.target import Target
+from proxy.ecr.unfinished import Unfinished
 from proxy.ecr.upload import PARTS_IN_MEMORY, Uploader
 from proxy.ecr.worker import Worker, seldom_together
 from proxy.observe.events import Served
@@ -78,6 +80,8 @@ class EcrTier:
         apis: Sequence[Api],
         supply: Supply,
         queue: Queue,
+        unfinished: Unfinished,
+        recall: Recall,
         *,
         busy: Callable[[], bool],
         metrics: Metrics,
@@ -87,10 +91,12 @@ class EcrTier:
         """`apis` has one for each target, in the order of the configuration. `pushed` is told of the target's name and
         a repository that has more there than before."""
         targets = self._targets = [api.target for api in apis]
+        self._supply = supply
         self._queue = queue
+        self._recall = recall
         self._clock = clock
         self._intake = Intake(targets, supply, queue, clock)
-        self._repositories = {api.target.name: Repositories(api) for api in apis}
+        self._repositories = {api.target.name: Repositories(api, unfinished) for api in apis}
         self._workers: dict[str, Worker] = {}
         courtesy = self._courtesy = Courtesy(busy)
         parts = asyncio.Semaphore(PARTS_IN_MEMORY)
@@ -115,9 +121,14 @@ class EcrTier:
     async def run(self) -> None:
         """Push until cancelled; what is not done by then stays in the queue. A defect of one target's worker ends
         neither the others nor the program."""
-        async with asyncio.TaskGroup() as group:
-            for name, worker in self._workers.items():
-                group.create_task(surviving(worker.run, f"pushing to {name}"))
+        try:
+            async with asyncio.TaskGroup() as group:
+                recalling = partial(self._recall.run, self._intake, self._supply)
+                group.create_task(surviving(recalling, "finding what a kill has made the queue for ECR forget"))
+                for name, worker in self._workers.items():
+                    group.create_task(surviving(worker.run, f"pushing to {name}"))
+        finally:
+            self._recall.ended()
 
     def push(self, repository: Repository, digest: Digest, tag: Tag | None) -> list[str]:
         """Push on demand, and at once, whatever has failed before. Returns the keys of the jobs, one a target."""

@@ -12,6 +12,7 @@ from proxy.ecr.errors import PartRefused, Passing, Rejected, UploadLost
 from proxy.ecr.image import MAX_LAYER, MAX_PART, too_large
 from proxy.ecr.job import Job
 from proxy.ecr.supply import Content, Supply
+from proxy.observe import traces
 from proxy.observe.metrics import Metrics
 from proxy.oci.digest import Digest
 from proxy.oci.errors import UpstreamTimeout
@@ -72,7 +73,8 @@ class Uploader:
                 raise Rejected(f"it names the empty blob {digest}; ECR has no call that could upload it")
             for attempt in range(1, _UPLOADS + 1):
                 try:
-                    await self._upload(job, name, digest, content, spare=spare)
+                    with traces.span("ecr layer", target=self._api.target.name, digest=digest, bytes=content.size):
+                        await self._upload(job, name, digest, content, spare=spare)
                     return
                 except UploadLost as error:
                     if attempt == _UPLOADS:

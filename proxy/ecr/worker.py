@@ -16,6 +16,7 @@ from proxy.ecr.job import Job
 from proxy.ecr.push import Pusher, RepositoryOff
 from proxy.ecr.queue import Queue
 from proxy.ecr.supply import QuotaReserved
+from proxy.observe import traces
 from proxy.observe.metrics import Metrics
 from proxy.oci.errors import Denied, MillpondError, PolicyDenied, Unknown, UpstreamInvalid
 from proxy.oci.names import Repository
@@ -105,7 +106,7 @@ class Worker:
         await self._courtesy.quiet()
         revision = self._queue.begin(job)
         try:
-            with self._failures_counted():
+            with self._failures_counted(), traces.span("push", target=job.target, image=_image(job)):
                 pushed = await self._pusher.push(job)
         except QuotaReserved:
             self._queue.hold(job, self._after(QUOTA_PAUSE), note=_quota_note(job))

@@ -11,13 +11,16 @@ from proxy.ecr.api import Api
 from proxy.ecr.calls import TRIES
 from proxy.ecr.compare import Places
 from proxy.ecr.desk import Desk
+from proxy.ecr.former import retire
 from proxy.ecr.queue import Queue
 from proxy.ecr.quota import Quotas
+from proxy.ecr.recall import Recall
 from proxy.ecr.session import Sessions
 from proxy.ecr.source import EcrSource
-from proxy.ecr.supply import Supply
+from proxy.ecr.supply import Pulled, Supply
 from proxy.ecr.target import Target
 from proxy.ecr.tier import EcrTier
+from proxy.ecr.unfinished import Unfinished
 from proxy.observe.metrics import Metrics
 from proxy.oci.digest import Digest
 from proxy.oci.manifest import INDEXES
@@ -64,8 +67,13 @@ def make_tier(
     if not apis:
         return None
     register = cache.register("queue")
-    queue = Queue(dict(register.held), register, clock)
-    return EcrTier(apis, supply, queue, busy=busy, metrics=metrics, clock=clock, pushed=_telling(near))
+    held = dict(register.held)
+    queue = Queue(retire(held, {api.target.name for api in apis}, register, clock()), register, clock)
+    unfinished = Unfinished(held, register)
+    recall = Recall(held, register, lambda: _pulled(cache), clock)
+    return EcrTier(
+        apis, supply, queue, unfinished, recall, busy=busy, metrics=metrics, clock=clock, pushed=_telling(near)
+    )
 
 
 def make_places(cache: DiskCache, sources: Mapping[str, Registry], apis: Sequence[Api]) -> Places:
@@ -98,6 +106,18 @@ def _telling(near: Sequence[Near]) -> Callable[[str, Repository], None]:
             readers[target].holds_more(repository)
 
     return tell
+
+
+def _pulled(cache: DiskCache) -> Iterator[Pulled]:
+    """Every image that is cached, by each of its names."""
+    catalog = cache.catalog
+    for repository in catalog.repositories():
+        for image in catalog.images(repository):
+            digest, tag = image.digest, Tag(image.tag) if image.tag else None
+            moment = (cache.blobs.used(digest) if image.checked is None else image.checked) or 0.0
+            named = catalog.names(repository, digest) if catalog.media_type(repository, digest) in INDEXES else ()
+            children = tuple(child for child in named if catalog.media_type(repository, child))
+            yield Pulled(repository, digest, tag, moment, children)
 
 
 def _tags(catalog: Catalog) -> Iterator[Image]:

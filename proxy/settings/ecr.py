@@ -9,9 +9,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, SecretStr, model_validator
 
 from proxy.settings.base import Misfit, Section, as_list, entries
+from proxy.settings.secret import take_credential
 from proxy.settings.values import base_url, readable_file
 
 # ECR's own limits (PutLifecyclePolicy, SetRepositoryPolicy, TagResource, image tag mutability filters).
@@ -174,7 +175,15 @@ class Ecr(Section):
     """No target means no ECR. `balancer` is the address of what stands before several instances."""
 
     balancer: Annotated[str, PlainValidator(base_url)] | None = None
+    balancer_username: Annotated[str, Field(min_length=1)] | None = None
+    balancer_password: SecretStr | None = None  # from the environment, or what its file held when it was loaded
+    balancer_password_file: Annotated[Path, PlainValidator(readable_file)] | None = None
     targets: Annotated[tuple[Target, ...], BeforeValidator(entries)] = ()
+
+    @model_validator(mode="after")
+    def _credential(self) -> Self:
+        take_credential(self, "balancer_")
+        return self
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:

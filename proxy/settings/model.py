@@ -21,6 +21,7 @@ from proxy.settings.ecr import Ecr, Region, Role
 from proxy.settings.login import is_public, login_region
 from proxy.settings.policy import Policy, policy_fits
 from proxy.settings.problems import explain
+from proxy.settings.secret import take_credential, take_from_file
 from proxy.settings.sources import CONFIG_VARIABLE, PREFIX, ConfigFile, Environment, origins
 from proxy.settings.targets import targets_fit
 from proxy.settings.values import (
@@ -35,7 +36,6 @@ from proxy.settings.values import (
     positive_duration,
     positive_size,
     readable_file,
-    secret_in,
 )
 
 Deadline = Annotated[float, PlainValidator(positive_duration)]
@@ -54,21 +54,6 @@ RESERVED: Final = frozenset({"v2"})
 
 # What a header can carry, and nobody guesses.
 _TOKEN: Final = re.compile(r"[\x21-\x7e]{16,4096}")
-
-
-def _take_from_file(section: Section, key: str) -> None:
-    """Fill the secret `key` from the file that `<key>_file` names. Read once, at start: a file that cannot be used is
-    refused then, not when somebody needs it. Raises Misfit."""
-    file_key = f"{key}_file"
-    file = getattr(section, file_key)
-    if file is None:
-        return
-    if getattr(section, key) is not None:
-        raise Misfit((key,), None, f"{file_key} is set as well; keep one of them")
-    try:
-        object.__setattr__(section, key, SecretStr(secret_in(file, key)))
-    except ValueError as error:
-        raise Misfit((file_key,), str(file), str(error)) from None
 
 
 class Tls(Section):
@@ -115,7 +100,7 @@ class Admin(Section):
 
     @model_validator(mode="after")
     def _token(self) -> Self:
-        _take_from_file(self, "token")
+        take_from_file(self, "token")
         if self.token is not None and not _TOKEN.fullmatch(self.token.get_secret_value()):
             key = "token" if self.token_file is None else "token_file"
             shown = self.token_file and str(self.token_file)
@@ -187,10 +172,7 @@ class Upstream(Section):
 
     @model_validator(mode="after")
     def _credential(self) -> Self:
-        _take_from_file(self, "password")
-        if (self.username is None) != (self.password is None):
-            missing = "username" if self.username is None else "password_file"
-            raise Misfit((missing,), None, "a credential has two halves and this one is missing; set both or neither")
+        take_credential(self)
         return self
 
     @model_validator(mode="after")

@@ -25,6 +25,9 @@ CONFIG_VARIABLE: Final = f"{PREFIX}CONFIG"
 _MAX_FILE: Final = 4 * 1024 * 1024  # far above any configuration, far below what would hurt
 _AS_SHOWN: Final = "write keys and values as in config/millpond.yaml"
 
+# Beside the passwords of upstreams.
+_SECRETS: Final = (("admin", "token"), ("ecr", "balancer_password"))
+
 # Kubernetes sets these in every pod of a namespace that has a Service named millpond or millpond-…: not ours to judge.
 _SERVICE_LINK: Final = re.compile(
     rf"{PREFIX}(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)"
@@ -139,12 +142,13 @@ def _refuse_passwords(document: Mapping[str, Any]) -> None:
         hint = f"put it into a file of its own and name that with {what}_file, or set the environment variable"
         return Problem(key, f"a {what} does not belong into this file; {hint} {PREFIX}{variable}", "(hidden)")
 
-    upstreams, admin = document.get("upstreams"), document.get("admin")
+    upstreams = document.get("upstreams")
     named = upstreams.items() if isinstance(upstreams, Mapping) else ()
     holders = [name for name, upstream in named if isinstance(upstream, Mapping) and "password" in upstream]
     problems = [problem(f"upstreams.{name}.password", "UPSTREAMS__<NAME>__PASSWORD") for name in holders]
-    if isinstance(admin, Mapping) and "token" in admin:
-        problems.append(problem("admin.token", "ADMIN__TOKEN"))
+    for section, key in _SECRETS:
+        if isinstance(found := document.get(section), Mapping) and key in found:
+            problems.append(problem(f"{section}.{key}", f"{section}{NESTING}{key}".upper()))
     if problems:
         raise SettingsError(problems)
 

@@ -70,8 +70,8 @@ _SCALARS: Final[Mapping[Any, Schema]] = {
     int: {"type": "integer"},
     Path: _TEXT,
 }
-# A value of this key would stand in a ConfigMap for everyone to read. The message of a constant is its text.
-_PASSWORD: Final = {"const": "(not here) in a Secret of existingSecrets, whose file password_file names"}
+# A value of these keys would stand in a ConfigMap for everyone to read. The message of a constant is its text.
+_PASSWORDS: Final = ((Upstream, "password"), (ecr.Ecr, "balancer_password"))
 
 
 def config_schema() -> Schema:
@@ -85,8 +85,9 @@ def _section(section: type[Section]) -> Schema:
         kind = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
         # `directory` is the one key whose parser is a lambda: null is the default directory.
         properties[name] = {"type": ["string", "null"]} if (section, name) == (Cache, "directory") else _of(kind)
-    if section is Upstream:
-        properties["password"] = _PASSWORD
+    for holder, key in _PASSWORDS:
+        if section is holder:
+            properties[key] = {"const": f"(not here) in a Secret of existingSecrets, whose file {key}_file names"}
     # A built-in upstream has its url, and any other one's is its name.
     required = [name for name, field in section.model_fields.items() if field.is_required() and section is not Upstream]
     schema: Schema = {"type": ["object", "null"], "additionalProperties": False, "properties": properties}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import yaml
@@ -312,3 +312,25 @@ def test_several_instances_that_push_to_ecr_know_what_stands_before_them(values:
     rendered = render(merged({"config": {"ecr": {"targets": [TARGET]}}}, values))
     config = yaml.safe_load(one(rendered, "ConfigMap")["data"]["millpond.yaml"])
     assert config["ecr"].get("balancer") == balancer
+
+
+LOGIN: Final[Values] = {
+    "existingSecrets": [{"name": "users"}],
+    "config": {
+        "access": {"tokens_file": "/run/secrets/millpond/users/tokens"},
+        "ecr": {"balancer_username": "millpond", "balancer_password_file": "/run/secrets/millpond/users/own"},
+    },
+}
+
+
+def test_the_instances_log_in_to_each_other_as_the_values_say_and_the_notes_miss_it_where_they_do_not() -> None:
+    pushing: Values = {"config": {"ecr": {"targets": [TARGET]}}}
+    config = yaml.safe_load(one(render(merged(pushing, LOGIN)), "ConfigMap")["data"]["millpond.yaml"])
+    assert config["ecr"]["balancer"].startswith("http://millpond.")
+    assert config["ecr"].items() >= LOGIN["config"]["ecr"].items()
+    said = "Set config.ecr.balancer_username"
+    assert said not in notes(merged(pushing, LOGIN))
+    without = merged(LOGIN, {"config": {"ecr": {"balancer_username": None, "balancer_password_file": None}}})
+    assert said in notes(merged(pushing, without))
+    assert said not in notes(without), "nobody pushes"
+    assert said not in notes(pushing), "nobody has to log in"

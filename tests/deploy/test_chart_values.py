@@ -156,6 +156,7 @@ def test_the_untried_values_arrive_where_they_belong() -> None:
         ({"config": {"upstreams": {"docker.io": {"url": "docker.io"}}}}, ["/config/upstreams/docker.io/url"]),
         ({"config": {"upstreams": {"docker.io": {"connections_per_blob": 99}}}}, ["connections_per_blob", "want 32"]),
         ({"config": {"upstreams": {"docker.io": {"password": "x"}}}}, ["docker.io/password", "existingSecrets"]),
+        ({"config": {"ecr": {"balancer_password": "x"}}}, ["ecr/balancer_password", "balancer_password_file names"]),
         ({"config": {"ecr": {"targets": [{"name": "prod"}]}}}, ["/config/ecr/targets/0", "'account', 'region'"]),
         ({"config": {"ecr": {"targets": [{**_ECR, "account": 111122223333}]}}}, ["/targets/0/account", "want string"]),
         # By the templates: values that do not fit each other, and what to do.
@@ -297,6 +298,6 @@ def test_what_the_schema_refuses_millpond_refuses_too(config: dict[str, Any], tm
 
 def test_the_examples_in_the_chart_s_readme_render() -> None:
     examples = re.findall(r"```yaml\n(.*?)```", (CHART / "README.md").read_text(), flags=re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) == 3
     for example in examples:
         assert render(yaml.safe_load(example))

@@ -20,6 +20,7 @@ import pytest
 from tests.conftest import StartMillpond
 from tests.deploy.haproxy import HAProxy, Server
 from tests.ecr.fleet import Fleet, targets
+from tests.edge.access import basic
 from tests.support import images
 from tests.support.ecr import EcrDouble
 from tests.support.images import Blob, Manifest
@@ -215,10 +216,54 @@ def test_what_one_instance_pushes_and_another_has_is_read_there_and_upstream_sen
     base = pond.base(path)
     pull(base, image, "1")
     Fleet(cloud, plain_registry).arrived(image, path, "1")
-    homes = {blob.digest: pond.home(f"{base}/blobs/{blob.digest}") for blob in image.all_blobs().values()}
+    _each_blob_was_fetched_once_and_by_its_home(pond, path, image)
+
+
+def test_where_clients_have_to_log_in_an_instance_logs_in_to_read_what_another_has(
+    start_pond: StartPond, plain_registry: Registry, images_directory: Path, cloud: EcrDouble, tmp_path: Path
+) -> None:
+    node, own = "token-of-a-node-0123456789", "token-of-the-instances-9876543210"
+    tokens, password = tmp_path / "tokens", tmp_path / "password"
+    tokens.write_text(f"node:{node}\nmillpond:{own}\n")
+    password.write_text(f"{own}\n")
+    ecr = {**targets(cloud), "balancer_username": "millpond", "balancer_password_file": str(password)}
+    pond = start_pond(env=cloud.environment, known=True, ecr=ecr, access={"tokens_file": str(tokens)})
+    path, image = repository("users"), images.simple_image(images_directory, seed=326, layers=6, size=200_000)
+    plain_registry.push(image, path, "1")
+    plain_registry.forget()
+    base = pond.base(path)
+    assert get(f"{base}/manifests/1").status == 401
+    for part in ("manifests/1", *(f"blobs/{digest}" for digest in image.all_blobs())):
+        assert get(f"{base}/{part}", basic("node", node)).status == 200
+    Fleet(cloud, plain_registry).arrived(image, path, "1")
+    _each_blob_was_fetched_once_and_by_its_home(pond, path, image)
+    for instance in pond.instances:
+        assert not instance.log_lines(event="not read from its home behind the balancer")
+        assert own not in instance.log_text()
+
+
+def test_an_instance_that_cannot_log_in_to_another_says_what_to_set_and_asks_upstream(
+    start_pond: StartPond, plain_registry: Registry, images_directory: Path, cloud: EcrDouble, tmp_path: Path
+) -> None:
+    tokens, node = tmp_path / "tokens", "token-of-a-node-0123456789"
+    tokens.write_text(f"node:{node}\n")
+    pond = start_pond(env=cloud.environment, known=True, ecr=targets(cloud), access={"tokens_file": str(tokens)})
+    path, image = repository("nobody"), images.simple_image(images_directory, seed=329, layers=6, size=20_000)
+    plain_registry.push(image, path, "1")
+    base = pond.base(path)
+    assert get(f"{base}/manifests/1", basic("node", node)).status == 200
+    Fleet(cloud, plain_registry).arrived(image, path, "1")
+    pusher = pond.instance(pond.home(f"{base}/manifests/1"))
+    lines = wait_until(lambda: pusher.log_lines(event="not read from its home behind the balancer"), "the log says so")
+    assert all("set ecr.balancer_username and ecr.balancer_password_file" in line["why"] for line in lines)
+
+
+def _each_blob_was_fetched_once_and_by_its_home(pond: Pond, path: str, image: Manifest) -> None:
+    base, blobs = pond.base(path), image.all_blobs()
+    homes = {digest: pond.home(f"{base}/blobs/{digest}") for digest in blobs}
     assert set(homes.values()) != {pond.home(f"{base}/manifests/1")}, "some have their home elsewhere"
-    for digest, blob in image.all_blobs().items():
-        assert fetched(plain_registry, path, blob) == blob.size
+    for digest, blob in blobs.items():
+        assert fetched(pond.upstream, path, blob) == blob.size
         holders = [instance for instance in pond.instances if instance.blob_file(digest).exists()]
         assert holders == [pond.instance(homes[digest])], "and nobody else keeps it"
 

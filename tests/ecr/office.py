@@ -21,10 +21,12 @@ from proxy.ecr.compare import Places
 from proxy.ecr.desk import Desk
 from proxy.ecr.queue import Queue
 from proxy.ecr.quota import Quotas
+from proxy.ecr.recall import Recall
 from proxy.ecr.session import Sessions
 from proxy.ecr.supply import Companion
 from proxy.ecr.target import Target
 from proxy.ecr.tier import EcrTier
+from proxy.ecr.unfinished import Unfinished
 from proxy.edge.routes import Namespace
 from proxy.observe.metrics import Metrics
 from proxy.oci.digest import Digest
@@ -198,8 +200,10 @@ class Office:
             Api(target, sessions.client("ecr", target.region, None, target.endpoint_url), quotas, lambda *_: None)
             for target in self.targets
         ]
-        queue = Queue({}, _Forgetful(), time.time, settle=0.0)
-        tier = EcrTier(apis, self.shelf, queue, busy=bool, metrics=metrics, clock=time.time)
+        records = _Forgetful()
+        queue, unfinished = Queue({}, records, time.time, settle=0.0), Unfinished((), records)
+        recall = Recall((), records, lambda: (), time.time)
+        tier = EcrTier(apis, self.shelf, queue, unfinished, recall, busy=bool, metrics=metrics, clock=time.time)
         namespace = Namespace({name: name for name in self.upstreams}, "docker.io")
         desk = Desk(
             tier,
@@ -224,3 +228,5 @@ class _Forgetful:
     """Records of a tier that is never started again."""
 
     def note(self, key: str, record: list[Any] | None) -> None: ...
+
+    async def flush(self) -> None: ...

@@ -18,6 +18,7 @@ from proxy.ecr.repositories import Repositories
 from proxy.ecr.session import Sessions
 from proxy.ecr.supply import Companion, Content, QuotaReserved
 from proxy.ecr.target import Target
+from proxy.ecr.unfinished import Unfinished
 from proxy.ecr.upload import PARTS_IN_MEMORY, Uploader
 from proxy.observe.events import Served
 from proxy.observe.metrics import Metrics
@@ -141,6 +142,9 @@ class Notebook:
         else:
             self.written[key] = json.dumps(record)
 
+    async def flush(self) -> None:
+        """Everything is written at once."""
+
     def read(self) -> dict[str, list[Any]]:
         """What a process finds that starts now."""
         return {key: json.loads(text) for key, text in self.written.items()}
@@ -167,7 +171,7 @@ def make_api(sessions: Sessions, cloud: EcrDouble, to: Target) -> Api:
 
 def make_pusher(api: Api, supply: MemorySupply, metrics: Metrics) -> Pusher:
     uploader = Uploader(api, supply, Courtesy(lambda: False), asyncio.Semaphore(PARTS_IN_MEMORY), metrics)
-    return Pusher(api, Repositories(api), supply, uploader, metrics)
+    return Pusher(api, Repositories(api, Unfinished((), Notebook())), supply, uploader, metrics)
 
 
 def served(item: str, digest: str, /, **changes: Any) -> Served:

@@ -40,7 +40,7 @@ from proxy.oci.manifest import Manifest, parse_manifest
 from proxy.oci.names import Reference, Tag
 from tests.support import images
 from tests.support.ecr import ACCOUNT, REGION, EcrDouble
-from tests.support.programs import free_port
+from tests.support.ports import free_port
 
 pytestmark = [
     pytest.mark.anyio,
@@ -344,7 +344,9 @@ async def test_a_repository_is_created_as_the_template_says(make: Make, cloud: E
         policy=ACCESS,
         tags={"team": "platform"},
     )
-    await make(repository=template).create_repository(NAME)
+    api = make(repository=template)
+    assert await api.create_repository(NAME)
+    assert await api.set_policies(NAME, new=True)
     made = cloud.registry().repositories[NAME]
     assert made.settings == {
         "imageTagMutability": "IMMUTABLE_WITH_EXCLUSION",
@@ -360,18 +362,26 @@ async def test_a_repository_is_created_as_the_template_says(make: Make, cloud: E
 
 
 async def test_a_repository_that_exists_is_left_as_it_is(api: Api, make: Make, cloud: EcrDouble) -> None:
-    template = RepositoryTemplate(tag_mutability="IMMUTABLE", lifecycle_policy=POLICY, policy=ACCESS)
-    await make(repository=template).create_repository(NAME)
+    assert not await make(repository=RepositoryTemplate(tag_mutability="IMMUTABLE")).create_repository(NAME)
     kept = cloud.registry().repositories[NAME]
     assert kept.settings["imageTagMutability"] == "MUTABLE"
-    assert (kept.lifecycle_policy, kept.policy) == (None, None)
 
 
-async def test_a_repository_whose_creation_was_not_confirmed_gets_its_policies(make: Make, cloud: EcrDouble) -> None:
+async def test_a_repository_whose_creation_was_not_confirmed_counts_as_created(make: Make, cloud: EcrDouble) -> None:
     cloud.break_off("CreateRepository", done=True)
-    await make(repository=RepositoryTemplate(lifecycle_policy=POLICY)).create_repository(NAME)
+    assert await make().create_repository(NAME)
     assert cloud.count("CreateRepository") == 2
-    assert cloud.registry().repositories[NAME].lifecycle_policy == POLICY
+
+
+async def test_policies_are_set_over_others_only_where_the_repository_is_new(make: Make, cloud: EcrDouble) -> None:
+    api = make(repository=RepositoryTemplate(lifecycle_policy=POLICY, policy=ACCESS))
+    await api.create_repository(NAME)
+    made = cloud.registry().repositories[NAME]
+    made.lifecycle_policy = by_hand = POLICY.replace("1", "7")
+    assert await api.set_policies(NAME, new=False)
+    assert (made.lifecycle_policy, made.policy) == (by_hand, ACCESS)
+    assert await api.set_policies(NAME, new=True)
+    assert made.lifecycle_policy == POLICY
 
 
 async def test_a_policy_that_may_not_be_set_keeps_nobody_from_pushing(
@@ -380,13 +390,14 @@ async def test_a_policy_that_may_not_be_set_keeps_nobody_from_pushing(
     cloud.deny("PutLifecyclePolicy")
     api = make(repository=RepositoryTemplate(lifecycle_policy=POLICY, policy=ACCESS))
     await api.create_repository(NAME)
+    assert not await api.set_policies(NAME, new=True)
     assert cloud.registry().repositories[NAME].policy == ACCESS
     await push(api, images.chart())
     assert "PutLifecyclePolicy" in capsys.readouterr().out
 
 
 async def test_every_call_says_that_the_repository_is_missing(make: Make) -> None:
-    api, digest = make(), Digest.of(b"x")
+    api, digest = make(repository=RepositoryTemplate(policy=ACCESS)), Digest.of(b"x")
     calls: list[Awaitable[Any]] = [
         api.missing_layers(NAME, [digest]),
         api.layer_size(NAME, digest),
@@ -396,6 +407,8 @@ async def test_every_call_says_that_the_repository_is_missing(make: Make) -> Non
         api.put_image(NAME, parsed(images.chart()), None),
         api.images(NAME, [digest]),
         api.layer_url(NAME, digest),
+        api.set_policies(NAME, new=True),
+        api.set_policies(NAME, new=False),
     ]
     for call in calls:
         with pytest.raises(RepositoryMissing, match=f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/{NAME}"):

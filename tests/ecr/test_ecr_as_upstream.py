@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,13 +13,13 @@ import pytest
 
 from tests.conftest import StartMillpond
 from tests.ecr.fleet import Fleet, targets
-from tests.support import images
+from tests.support import command, images
 from tests.support.certificates import Authority
 from tests.support.ecr import EcrDouble
 from tests.support.faults import Answer, Request, refuse
 from tests.support.images import Manifest
 from tests.support.millpond import Millpond
-from tests.support.programs import environment, require
+from tests.support.programs import require
 from tests.support.pulls import Reply, get, pull, pull_together
 from tests.support.registry import PASSWORD, Registry
 from tests.support.scripted import ScriptedUpstream
@@ -282,15 +280,7 @@ def check(tmp_path: Path, aws: EcrDouble, own: Registry) -> Callable[[], tuple[i
     )
 
     def run() -> tuple[int, list[str]]:
-        done = subprocess.run(
-            [sys.executable, "-m", "proxy.cli", "check", "--config", str(made.config_file)],
-            cwd=ROOT,
-            env=environment(aws.environment),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = command.millpond("check", of=made, env=aws.environment)
         assert done.stderr == ""
         assert PASSWORD not in done.stdout
         return done.returncode, done.stdout.splitlines()[-1].split("\t")

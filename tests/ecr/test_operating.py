@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,11 +12,10 @@ import pytest
 
 from tests.conftest import StartMillpond
 from tests.ecr.fleet import DEV, PROD, ROLE, Fleet, targets
-from tests.support import images
+from tests.support import command, images
 from tests.support.ecr import EcrDouble
 from tests.support.images import Manifest
 from tests.support.millpond import Millpond
-from tests.support.programs import environment
 from tests.support.pulls import get, pull
 from tests.support.registry import Registry
 from tests.support.waiting import wait_until
@@ -39,18 +36,9 @@ def millpond(start_millpond: StartMillpond, fleet: Fleet, cloud: EcrDouble) -> M
     return start_millpond({"docker.io": fleet.upstream.upstream()}, env=cloud.environment, ecr=targets(cloud))
 
 
-def ecr(millpond: Millpond, *arguments: str, typed: str = "") -> subprocess.CompletedProcess[str]:
+def ecr(millpond: Millpond, *arguments: str, typed: str = "") -> command.Done:
     """Run `millpond ecr` with the configuration of the one that runs; nothing else tells it where that is."""
-    return subprocess.run(
-        [sys.executable, "-m", "proxy.cli", "ecr", *arguments, "--config", str(millpond.config_file)],
-        cwd=_ROOT,
-        env=environment(),
-        input=typed,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    return command.millpond("ecr", *arguments, of=millpond, typed=typed)
 
 
 def status(millpond: Millpond) -> dict[str, Any]:

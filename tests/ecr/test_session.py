@@ -18,7 +18,7 @@ from proxy.ecr.part import PIECE, PartBody
 from proxy.ecr.session import Client, Sessions
 from proxy.oci.digest import Digest
 from tests.support.ecr import ACCOUNT, REGION, EcrDouble
-from tests.support.programs import free_port
+from tests.support.ports import free_port
 from tests.support.waiting import wait_until_async
 
 pytestmark = pytest.mark.anyio

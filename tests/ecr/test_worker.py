@@ -16,10 +16,14 @@ import pytest
 from proxy.ecr import courtesy as courtesy_module
 from proxy.ecr import worker as worker_module
 from proxy.ecr.courtesy import Courtesy
+from proxy.ecr.former import retire
 from proxy.ecr.queue import Queue
+from proxy.ecr.recall import Recall
 from proxy.ecr.session import Sessions
+from proxy.ecr.supply import Pulled
 from proxy.ecr.target import RepositoryTemplate, Target
 from proxy.ecr.tier import EcrTier, JobStatus
+from proxy.ecr.unfinished import Unfinished
 from proxy.ecr.worker import Worker
 from proxy.observe import surviving as surviving_module
 from proxy.observe.metrics import Metrics
@@ -57,14 +61,28 @@ class Site:
         self.supply = MemorySupply()
         self.book = Notebook()
         self.serving = False
+        self.cached: list[Pulled] = []
 
     @asynccontextmanager
     async def up(self, *targets: Target) -> AsyncIterator[EcrTier]:
         """A process, from its start to its end."""
         self.metrics = Metrics()
-        self.queue = Queue(self.book.read(), self.book, time.time, settle=0)
+        held = self.book.read()
+        self.queue = Queue(
+            retire(held, {to.name for to in targets}, self.book, time.time()), self.book, time.time, settle=0
+        )
+        unfinished, recall = Unfinished(held, self.book), Recall(held, self.book, lambda: self.cached, time.time)
         apis = [make_api(self.sessions, self.cloud, to) for to in targets]
-        tier = EcrTier(apis, self.supply, self.queue, busy=lambda: self.serving, metrics=self.metrics, clock=time.time)
+        tier = EcrTier(
+            apis,
+            self.supply,
+            self.queue,
+            unfinished,
+            recall,
+            busy=lambda: self.serving,
+            metrics=self.metrics,
+            clock=time.time,
+        )
         run = asyncio.create_task(tier.run())
         try:
             yield tier
@@ -467,3 +485,18 @@ async def test_a_push_goes_on_slowly_while_clients_are_served(site: Site, monkey
 def _state(tier: EcrTier, key: str) -> Any:
     job = tier.job(key)
     return job and job.state
+
+
+async def test_what_the_cache_has_without_a_job_is_pushed_after_a_kill_and_not_after_an_orderly_end(site: Site) -> None:
+    forgotten, first, second = (small_image(seed) for seed in range(3))
+    async with site.up(PROD) as tier:
+        site.serve(tier, first)
+        await settled(tier, lambda job: job.state == "done")
+    site.cached = [Pulled(APP, site.supply.add(forgotten), None, time.time())]
+    async with site.up(PROD) as tier:
+        site.serve(tier, second, "v2")
+        jobs = await settled(tier, lambda job: job.state == "done")
+        assert {job.digest for job in jobs} == {first.digest, second.digest}
+    site.book.note("!ended", None)  # as if the last process had not come to that
+    async with site.up(PROD):
+        await wait_until_async(lambda: not site.missing(forgotten.digest), "it has been pushed")

@@ -20,24 +20,13 @@ from proxy.ecr.session import Sessions
 from proxy.settings import Cache, Size, Upstream
 from proxy.upstream.client import Registry
 from proxy.upstream.endpoint import Endpoint
+from tests.support.command import millpond
 from tests.support.ecr import EcrDouble
 from tests.support.faults import refuse
-from tests.support.programs import environment, free_port
+from tests.support.ports import free_port
 from tests.support.scripted import ScriptedUpstream
 
 ROOT = Path(__file__).parents[2]
-
-
-def millpond(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "proxy.cli", *arguments],
-        cwd=ROOT,
-        env=environment(env),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def config(tmp_path: Path, upstreams: dict[str, Any], **cache: str) -> str:

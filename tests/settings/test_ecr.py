@@ -9,7 +9,7 @@ import pytest
 from proxy.ecr.target import Target
 from proxy.oci.names import Repository
 from proxy.settings import ecr_targets
-from tests.settings.conftest import Load
+from tests.settings.conftest import Load, Refusal
 
 TARGET = "name: prod, account: '111122223333', region: us-east-1"
 OWN = "111122223333.dkr.ecr.eu-west-1.amazonaws.com"
@@ -100,3 +100,33 @@ def test_an_upstream_logs_in_with_a_password_or_not_at_all_unless_it_says_otherw
     upstreams = loaded(f"upstreams: {{{OWN}: {{}}}}").upstreams
     assert {upstream.auth for upstream in upstreams.values()} == {None}
     assert upstreams[OWN].region is None
+
+
+def test_the_credential_for_the_balancer_comes_from_its_file_or_the_environment(loaded: Load, tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("planted\n")
+    text = "ecr: {balancer: 'http://millpond:5000', balancer_username: me"
+    for settings in (
+        loaded(f"{text}, balancer_password_file: {file}}}"),
+        loaded(text + "}", MILLPOND_ECR__BALANCER_PASSWORD="planted"),
+    ):
+        assert settings.ecr.balancer_username == "me"
+        assert settings.ecr.balancer_password is not None
+        assert settings.ecr.balancer_password.get_secret_value() == "planted"
+        assert "planted" not in repr(settings)
+
+
+def test_half_a_credential_for_the_balancer_is_refused(refusal: Refusal, tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text("planted")
+    (line,) = refusal("ecr: {balancer_username: me}")
+    assert line.startswith("ecr.balancer_password_file: null -> a credential has two halves and this one is missing")
+    (line,) = refusal(f"ecr: {{balancer_password_file: {file}}}")
+    assert line.startswith("ecr.balancer_username: null -> a credential has two halves and this one is missing")
+
+
+def test_the_password_for_the_balancer_does_not_belong_into_the_file(refusal: Refusal) -> None:
+    (line,) = refusal("ecr: {balancer_username: me, balancer_password: planted}")
+    assert line.startswith("ecr.balancer_password: (hidden) -> a balancer_password does not belong into this file")
+    assert "balancer_password_file" in line
+    assert "MILLPOND_ECR__BALANCER_PASSWORD" in line

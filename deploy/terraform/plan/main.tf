@@ -48,8 +48,8 @@ locals {
         local.push,
         [for action in ["ecr:GetDownloadUrlForLayer"] : action if target.read],
         [for action in ["ecr:TagResource"] : action if length(target.repository.tags) > 0],
-        [for action in ["ecr:PutLifecyclePolicy"] : action if target.repository.lifecycle_policy_file != null],
-        [for action in ["ecr:SetRepositoryPolicy"] : action if target.repository.policy_file != null],
+        [for action in ["ecr:GetLifecyclePolicy", "ecr:PutLifecyclePolicy"] : action if target.repository.lifecycle_policy_file != null],
+        [for action in ["ecr:GetRepositoryPolicy", "ecr:SetRepositoryPolicy"] : action if target.repository.policy_file != null],
       ))
       Resource = [
         for name in sort(distinct([

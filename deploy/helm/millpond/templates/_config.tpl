@@ -4,7 +4,8 @@ The configuration: .Values.config as it stands, and below it what the chart know
   - the cache's directory; in mode central nearly the whole volume, in mode node a part of a disk that is not ours alone
   - registry.tls when Millpond ends TLS itself
   - several instances with ECR targets: ecr.balancer, so that what is pushed is read from the instance that has it. With
-    TLS at HAProxy that is left to the values: only they know a name that its certificate has
+    TLS at HAProxy that is left to the values: only they know a name that its certificate has. With users in access, so
+    are ecr.balancer_username and ecr.balancer_password_file: a Secret of existingSecrets has the password
   - in mode node with a parent: each upstream's URL, in containerd's path style, which keeps the registries apart
 */ -}}
 {{- define "millpond.config" -}}
