@@ -36,7 +36,7 @@ from proxy.parts.pulls import make_pulls
 from proxy.parts.reload import Followers, Reloader
 from proxy.parts.rules import make_access, make_gate, make_policy, make_users
 from proxy.parts.traces import make_traces
-from proxy.parts.upstreams import Upstreams, balancer, registries, watch_upstreams
+from proxy.parts.upstreams import Upstreams, balancer, configured, registries, watch_upstreams
 from proxy.pull.homes import Homes
 from proxy.pull.supply import PullSupply
 from proxy.server import ListenError, Server
@@ -66,7 +66,6 @@ async def _serve(settings: Settings, config_file: Path | None) -> None:
     sessions, reading, signed = Sessions(), Sessions(), SignedUrls()
     observer = UpstreamMetrics(metrics)
     sources = registries(settings, sessions, observer)
-    watch_upstreams(sources, metrics)
     fleet = balancer(settings)
     targets, rules = ecr_targets(settings), policy_rules(settings)
     apis = make_apis(targets, sessions, metrics)
@@ -82,6 +81,7 @@ async def _serve(settings: Settings, config_file: Path | None) -> None:
     )
     pulls = make_pulls(settings, cache, sources, near, policy=policy, gate=gate, metrics=metrics, clock=clock)
     namespace = Namespace(settings.names, settings.names[settings.default_upstream])
+    watch_upstreams(configured(sources, namespace), metrics)
     users = make_users(settings)
     rates = Rates(metrics, lambda: registry.sent)
     history = make_history(cache, metrics, clock, audit)
@@ -105,7 +105,7 @@ async def _serve(settings: Settings, config_file: Path | None) -> None:
         make_access(settings, users),
         [history.began, *([tracer.began] if tracer else ())],
     )
-    registry = make_registry_port(settings, port, metrics)
+    registry = make_registry_port(settings, tracer.continued(port) if tracer else port, metrics)
     draining = asyncio.Event()
     followers = Followers(
         audit, cache, Upstreams(sources, sessions, observer), pulls, policy, gate, namespace, users, port, registry

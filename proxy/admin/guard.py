@@ -40,7 +40,8 @@ _HOW_TO_SET: Final = "set admin.token_file, or the environment variable MILLPOND
 
 class Guard:
     """An ASGI application that lets through to `app` what may pass, and refuses the rest with a status and a reason.
-    `proved` in the scope says whether whoever asks has shown the token or the pass.
+    `proved` in the scope says whether whoever asks has shown the token or the pass, `trusted` whether they have, or can
+    only be somebody on this machine.
 
     `host` is what the port listens on: an address or a name. `token` is what changes need; None if there is none.
     `local_pass` is as good, and known on this machine only.
@@ -62,6 +63,7 @@ class Guard:
             await send(message)
 
         scope["proved"] = self._holds_token(headers)
+        scope["trusted"] = scope["proved"] or self._local
         refusal = self._refusal(scope["method"], scope["path"], scope["proved"], headers)
         await (self._app if refusal is None else refusal)(scope, receive, marked)
 

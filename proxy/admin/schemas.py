@@ -48,6 +48,16 @@ RATE: Final[Schema] = {"type": "number", "minimum": 0, "description": "A second"
 FLAG: Final[Schema] = {"type": "boolean"}
 
 _PROGRESS: Final = {"bytes_done": BYTES, "bytes_total": BYTES}
+_BLOBS: Final = {"blobs_done": COUNT, "blobs_total": COUNT, **_PROGRESS}
+
+_SUMS: Final = {
+    "requests": COUNT,
+    "hits": COUNT,
+    "served_bytes": BYTES,
+    "fetched_bytes": BYTES,
+    "saved_bytes": BYTES,
+    "saved_pulls": COUNT,
+}
 
 _CELL: Final = shape(digest=maybe(DIGEST), note=TEXT, failed=FLAG)
 
@@ -90,7 +100,9 @@ COMPONENTS: Final[dict[str, Schema]] = {
         pinned_bytes=BYTES,
     ),
     "Upstream": shape(
-        "`since`: when the state became so; `until`: when upstream is asked again. Counts are since the start",
+        "`state` judges the last minute's questions, and stays while nobody asks. `why` is a sentence; one of what is "
+        "ok has just recovered. `since`: when the state became so; `until`: when upstream is asked again. Counts are "
+        "since the start",
         name=TEXT,
         url=TEXT,
         state=one_of("ok", "failing", "limited", "refused", "idle"),
@@ -136,15 +148,7 @@ COMPONENTS: Final[dict[str, Schema]] = {
         requests_rate=RATE,
         hit_ratio=maybe({"type": "number", "minimum": 0, "maximum": 1}),
     ),
-    "Totals": shape(
-        "Since the start; what was saved, as far back as the history goes",
-        requests=COUNT,
-        hits=COUNT,
-        served_bytes=BYTES,
-        fetched_bytes=BYTES,
-        saved_bytes=BYTES,
-        saved_pulls=COUNT,
-    ),
+    "Totals": shape("Since the start; what was saved, as far back as the history goes", **_SUMS),
     "Status": shape(
         "`flights` are blobs that are being fetched, `active` responses in progress, `lag` the event loop's longest of "
         "the last minute",
@@ -206,14 +210,9 @@ COMPONENTS: Final[dict[str, Schema]] = {
         "Of one upstream on one day, in UTC",
         day=TEXT,
         upstream=TEXT,
-        requests=COUNT,
         answered=COUNT,
         pulls=COUNT,
-        hits=COUNT,
-        served_bytes=BYTES,
-        fetched_bytes=BYTES,
-        saved_bytes=BYTES,
-        saved_pulls=COUNT,
+        **_SUMS,
     ),
     "Explanation": shape(
         "`cause` and `next` are a sentence each: why it is so, and what the next pull would do",
@@ -238,9 +237,7 @@ COMPONENTS: Final[dict[str, Schema]] = {
         image=NAME,
         state=one_of("waiting", "pulling", "done", "failed"),
         reason=TEXT,
-        blobs_done=COUNT,
-        blobs_total=COUNT,
-        **_PROGRESS,
+        **_BLOBS,
     ),
     "SyncRow": shape(
         "`target` is null where it is about the image itself",
@@ -260,7 +257,7 @@ COMPONENTS: Final[dict[str, Schema]] = {
     "VerifyRow": {
         "anyOf": [
             shape(digest=DIGEST, verdict=one_of("damaged", "missing", "unreadable")),
-            shape(blobs_done=COUNT, blobs_total=COUNT, **_PROGRESS),
+            shape(**_BLOBS),
         ]
     },
     "Summary": shape("The last line of a stream", summary=mapping(COUNT)),

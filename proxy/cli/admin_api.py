@@ -114,12 +114,11 @@ class AdminApi:
         return self._changing(path, json.dumps(body).encode(), "application/json")
 
     def _changing(self, path: str, body: bytes | Iterable[bytes], kind: str) -> Request:
-        request = Request(self._url + path, body, {"Content-Type": kind})  # noqa: S310
-        if self._token is not None:
-            request.add_unredirected_header("Authorization", f"Bearer {self._token.reveal()}")
-        return request
+        return Request(self._url + path, body, {"Content-Type": kind})  # noqa: S310
 
     def _open(self, request: Request) -> HTTPResponse:
+        if self._token is not None:
+            request.add_unredirected_header("Authorization", f"Bearer {self._token.reveal()}")
         try:
             response: HTTPResponse = self._opener.open(request, timeout=READ_TIMEOUT)
         except HTTPError as error:

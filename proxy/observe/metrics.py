@@ -62,12 +62,6 @@ class Metrics:
             "upstream_requests", "Requests made to upstreams.", "upstream", "noun", "status"
         )
         self.token_fetches = self._counter("token_fetches", "Bearer tokens asked for.", "upstream", "outcome")
-        self.rate_limit_remaining = self._gauge(
-            "upstream_rate_limit_remaining", "Pulls that upstream says are left in its window.", "upstream"
-        )
-        self.rate_limit = self._gauge(
-            "upstream_rate_limit", "Pulls that upstream says it allows in its window.", "upstream"
-        )
         self.flights = self._gauge("flights", "Blobs that are being fetched now.")
         self.flight_joins = self._counter("flight_joins", "Requests that joined a fetch already under way.")
         self.flight_failures = self._counter("flight_failures", "Fetches of blobs that failed.", "upstream", "reason")

@@ -1,5 +1,8 @@
 """Spans as OpenTelemetry has them, sent by OTLP over HTTP. Imported where tracing is on only.
 
+A request that comes with a `traceparent` (W3C Trace Context), from a node or an ingress, goes on with the trace that it
+names, and is sampled as its sender says. Nothing of it is passed on: an upstream is somebody else's.
+
 Spans are sent behind, in batches, by a thread; while nobody takes them, a bounded number waits and the rest is dropped.
 """
 
@@ -9,9 +12,9 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from opentelemetry import context, trace
@@ -21,6 +24,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from proxy import __version__
 from proxy.observe import traces
@@ -33,12 +37,19 @@ _EXPORT_SECONDS: Final = 5
 _LAST_WORDS_SECONDS: Final = 5.0
 # Between two lines about a collector that takes nothing.
 _COMPLAINT_SECONDS: Final = 60.0
+# What is said of a `traceparent` that makes no sense: any client can send one.
+_OF_HEADERS: Final = "opentelemetry.trace."
 # Paths and reasons come from clients and upstreams.
 _MAX_TEXT: Final = 400
 
 _KINDS: Final = {"client": SpanKind.CLIENT, "internal": SpanKind.INTERNAL}
 _NANO: Final = 1_000_000_000
 _PREFIX: Final = "millpond."
+_W3C: Final = TraceContextTextMapPropagator()
+_CARRIED: Final = frozenset(field.encode() for field in _W3C.fields)
+
+App = Callable[[MutableMapping[str, Any], Any, Any], Awaitable[None]]
+"""As ASGI has it."""
 
 
 class OpenTelemetry:
@@ -61,11 +72,25 @@ class OpenTelemetry:
     ) -> AbstractContextManager[traces.Span]:
         return self._spanned(name, kind, attributes)
 
+    def continued(self, app: App) -> App:
+        """`app`, for requests that may belong to the trace of whoever sent them."""
+
+        async def call(scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
+            carried: dict[str, list[str]] = {}
+            for name, value in scope["headers"]:
+                if name in _CARRIED:
+                    carried.setdefault(name.decode(), []).append(value.decode("latin-1"))
+            # From nothing: a request that was pipelined is begun by the task of the one before.
+            context.attach(_W3C.extract(carried, context.Context()))  # the request's own task: it ends with it
+            await app(scope, receive, send)
+
+        return call
+
     def began(self, served: Served) -> None:
         """A request has been understood. What is done for it from now on, by the task that calls, is below its span."""
         span = self._tracer.start_span(f"{served.method} {served.kind}", kind=SpanKind.SERVER)
         self._requests[id(served)] = span
-        context.attach(trace.set_span_in_context(span))  # the request's own task: it ends with it
+        context.attach(trace.set_span_in_context(span))
 
     def observe(self, served: Served) -> None:
         """A request has ended. An `Observer`."""
@@ -73,7 +98,7 @@ class OpenTelemetry:
         span = self._requests.pop(id(served), None)
         if span is None:  # refused before it was understood
             began = now - int(served.seconds * _NANO)
-            span = self._tracer.start_span(served.method, context.Context(), SpanKind.SERVER, start_time=began)
+            span = self._tracer.start_span(served.method, kind=SpanKind.SERVER, start_time=began)
         if span.is_recording():
             span.set_attributes(_attributes(served))
             if served.status >= 500 or served.outcome == "aborted":
@@ -147,6 +172,8 @@ class _Complaints(logging.Handler):
         self._next = 0.0
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.name.startswith(_OF_HEADERS):
+            return
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + _COMPLAINT_SECONDS
             structlog.get_logger().warning("spans are not sent; check traces.endpoint", why=record.getMessage())

@@ -36,7 +36,9 @@ class _Nothing:
     def failed(self, why: str) -> None: ...
 
 
-_NOTHING: Final = _Nothing()
+NOTHING: Final = _Nothing()
+"""In the place of a span, for what there are too many of."""
+
 _tracer: Tracer | None = None
 
 
@@ -48,4 +50,4 @@ def use(tracer: Tracer | None) -> None:
 
 def span(name: str, kind: Kind = "internal", **attributes: Value) -> AbstractContextManager[Span]:
     """A span around a block, below the one that is current. What the block raises makes it a failure."""
-    return _NOTHING if _tracer is None else _tracer.span(name, kind, attributes)
+    return NOTHING if _tracer is None else _tracer.span(name, kind, attributes)

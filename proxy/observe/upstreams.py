@@ -1,8 +1,12 @@
-"""What the clients of upstreams report, as metrics."""
+"""What the clients of upstreams report, as metrics.
+
+Of an upstream that is not configured any more the counts stay until the next start, since a sum that vanishes would be
+missing in every rate. How it is, and what it allows, is told of configured ones only: an alert on it would never end.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Final, Protocol
 
@@ -16,15 +20,6 @@ from proxy.observe.metrics import Metrics
 _STATUSES: Final = frozenset(HTTPStatus)
 
 
-class _Quota(Protocol):
-    """A rate limit as upstream reported it."""
-
-    @property
-    def limit(self) -> int | None: ...
-    @property
-    def remaining(self) -> int | None: ...
-
-
 class UpstreamMetrics:
     """Fulfils the observer's protocol of `proxy.upstream`."""
 
@@ -36,12 +31,6 @@ class UpstreamMetrics:
 
     def token(self, upstream: str, outcome: str) -> None:
         self._metrics.token_fetches.labels(upstream, outcome).inc()
-
-    def rate_limit(self, upstream: str, limit: _Quota) -> None:
-        if limit.limit is not None:
-            self._metrics.rate_limit.labels(upstream).set(limit.limit)
-        if limit.remaining is not None:
-            self._metrics.rate_limit_remaining.labels(upstream).set(limit.remaining)
 
 
 def _named(status: int) -> str:
@@ -59,15 +48,26 @@ class _Health(Protocol):
     def until(self) -> float | None: ...
 
 
+class _Quota(Protocol):
+    """A rate limit as upstream reported it."""
+
+    @property
+    def limit(self) -> int | None: ...
+    @property
+    def remaining(self) -> int | None: ...
+
+
 class _Watched(Protocol):
     @property
     def health(self) -> _Health: ...
+    @property
+    def rate_limit(self) -> _Quota | None: ...
 
 
 class UpstreamStates(Collector):
-    """The state of each upstream at the moment of a scrape: of those that there are then."""
+    """How each upstream is at the moment of a scrape: of those that there are then."""
 
-    def __init__(self, upstreams: Mapping[str, _Watched], states: Sequence[str]) -> None:
+    def __init__(self, upstreams: Callable[[], Mapping[str, _Watched]], states: Sequence[str]) -> None:
         """`states` are all that `health` may have."""
         self._upstreams = upstreams
         self._states = states
@@ -81,9 +81,23 @@ class UpstreamStates(Collector):
             "1 while an upstream is not asked, because it has failed or limits.",
             labels=("upstream",),
         )
-        for name, upstream in self._upstreams.items():
-            health = upstream.health
+        allowed = GaugeMetricFamily(
+            "millpond_upstream_rate_limit",
+            "Pulls that upstream says it allows in its window.",
+            labels=("upstream",),
+        )
+        left = GaugeMetricFamily(
+            "millpond_upstream_rate_limit_remaining",
+            "Pulls that upstream says are left in its window.",
+            labels=("upstream",),
+        )
+        for name, upstream in self._upstreams().items():
+            health, quota = upstream.health, upstream.rate_limit
             for each in self._states:
                 state.add_metric((name, each), health.state == each)
             paused.add_metric((name,), health.until is not None)
-        yield from (state, paused)
+            if quota is not None and quota.limit is not None:
+                allowed.add_metric((name,), quota.limit)
+            if quota is not None and quota.remaining is not None:
+                left.add_metric((name,), quota.remaining)
+        yield from (state, paused, allowed, left)

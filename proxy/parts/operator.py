@@ -25,6 +25,7 @@ from proxy.oci.names import Repository, Tag, parse_image
 from proxy.parts.images import make_images
 from proxy.parts.pulls import Pulls
 from proxy.parts.reload import Reloader
+from proxy.parts.upstreams import configured
 from proxy.pull import findings
 from proxy.pull.explain import Explainer
 from proxy.pull.homes import Homes
@@ -34,7 +35,7 @@ from proxy.pull.scan_gate import ScanGate
 from proxy.pull.supply import PullSupply
 from proxy.pull.warm import Warmer
 from proxy.server import Server
-from proxy.server.protocol import App
+from proxy.server.asgi import App
 from proxy.settings import Settings, ecr_targets
 from proxy.upstream.client import Registry
 
@@ -70,7 +71,7 @@ def make_operator(settings: Settings, seen: Seen) -> App:
             started=time.time(),
             config=seen.reloader.status,
             cache=_room(settings, seen.cache.blobs),
-            upstreams=lambda: _configured(seen),
+            upstreams=configured(seen.sources, seen.namespace),
             blobs=seen.pulls.blobs,
             metrics=seen.metrics,
             rates=seen.rates,
@@ -124,11 +125,6 @@ def _room(settings: Settings, store: BlobStore) -> Callable[[], Awaitable[Row]]:
         }
 
     return room
-
-
-def _configured(seen: Seen) -> Mapping[str, Registry]:
-    """Those that nobody can name any more may still be at work for somebody."""
-    return {name: registry for name, registry in seen.sources.items() if seen.namespace.find(name) == name}
 
 
 def _saved(history: History) -> Saved:

@@ -10,7 +10,7 @@ from proxy.observe.audit import Audit
 from proxy.observe.metrics import Metrics
 from proxy.oci.secret import Secret
 from proxy.server import Limits, Listener, Server
-from proxy.server.protocol import App
+from proxy.server.asgi import App
 from proxy.settings import Settings
 
 # Health checks, Prometheus and a few people: whoever floods this port shall not take the registry's descriptors.

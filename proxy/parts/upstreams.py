@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Final, get_args
 
 from proxy.ecr.login import Login
 from proxy.ecr.session import Sessions
+from proxy.edge.routes import Namespace
 from proxy.observe.metrics import Metrics
 from proxy.observe.upstreams import UpstreamStates
 from proxy.oci.secret import Secret
@@ -51,14 +52,24 @@ class Upstreams:
         return retired
 
 
-def watch_upstreams(sources: Mapping[str, Registry], metrics: Metrics) -> None:
-    """Have the metrics say how each of `sources` is, those that it comes to have later too."""
-    metrics.registry.register(UpstreamStates(sources, get_args(State)))
+def configured(sources: Mapping[str, Registry], namespace: Namespace) -> Callable[[], Mapping[str, Registry]]:
+    """Those of `sources` that somebody can name now: others may still be at work for somebody, and are not shown."""
+    return lambda: {name: registry for name, registry in sources.items() if namespace.find(name) == name}
+
+
+def watch_upstreams(upstreams: Callable[[], Mapping[str, Registry]], metrics: Metrics) -> None:
+    """Have the metrics say how each of them is, of those that there are at the time."""
+    metrics.registry.register(UpstreamStates(upstreams, get_args(State)))
 
 
 def balancer(settings: Settings) -> Registry | None:
     """What stands before several instances, where it is configured. The caller closes it."""
-    return Registry(Endpoint("balancer", settings.ecr.balancer)) if settings.ecr.balancer else None
+    ecr = settings.ecr
+    if ecr.balancer is None:
+        return None
+    password = Secret(ecr.balancer_password.get_secret_value()) if ecr.balancer_password else None
+    keys = "ecr.balancer_username and ecr.balancer_password_file"
+    return Registry(Endpoint("balancer", ecr.balancer, username=ecr.balancer_username, password=password, keys=keys))
 
 
 def _registry(name: str, upstream: Upstream, sessions: Sessions, observer: Observer | None) -> Registry:

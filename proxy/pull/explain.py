@@ -1,8 +1,11 @@
-"""Why a pull was as it was, and what the next one would do: asked as a pull asks, but nothing is brought or changed."""
+"""Why a pull was as it was, and what the next one would do: asked as a pull asks, but nothing is brought or changed.
+
+Whoever reaches the admin port may ask, so upstreams are asked in bounds: `proxy.pull.questions` says how often, and
+`proxy.pull.findings` when never. The sentences say how old an answer is.
+"""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -10,9 +13,8 @@ from typing import Any, Final
 from proxy.oci.names import parse_image
 from proxy.pull.causes import ago, cause, next_pull, sized, span_of
 from proxy.pull.findings import DISK, Findings, Sights, Standing
+from proxy.pull.questions import Questions
 
-# Questions to upstreams at once, of all who want an explanation.
-_ASKING: Final = 8
 # Blobs with a line of their own, those that are not on disk first. The sums are of all.
 MAX_BLOBS: Final = 50
 
@@ -31,20 +33,22 @@ class Step:
 class Explainer:
     def __init__(self, sights: Sights) -> None:
         self._sights = sights
-        self._asking = asyncio.Semaphore(_ASKING)
+        self._questions = Questions(sights.clock)
 
-    async def explain(self, image: str, user: str = "", *, ask: bool = True) -> Row:
+    async def explain(self, image: str, user: str = "", *, trusted: bool) -> Row:
         """{"image" (as it was asked for), "name" (in full), "digest" or None, "cause" and "next" (a sentence each),
         "steps": [{"what", "answer", "detail"}]}.
 
-        `user` is whom the rules of access are asked about. Without `ask` no upstream is asked anything.
+        `user` is whom the rules of access are asked about. Upstream is asked what the next pull would ask it: at most
+        once in SERVES seconds for an image, PACE bounds it for all of them, and a quota's reserve is left to clients.
+        For whoever is not `trusted` it is asked only about what is in the cache.
 
         Raises:
             NameUnknown, NameInvalid, TagInvalid, DigestInvalid: as `parse_image`.
         """
         parsed = parse_image(image, self._sights.locate)
         found = Findings(self._sights, image, parsed, user)
-        await found.gather(self._asking if ask else None)
+        await found.gather(self._questions, trusted=trusted)
         return {
             "image": image,
             "name": found.facts.image,
@@ -131,10 +135,12 @@ class _Steps:
     def _upstream(self) -> Step:
         facts, health = self._facts, self._found.registry.health
         if facts.error is not None:
-            return Step("upstream", "failing", str(facts.error))
-        if facts.asked:
+            return Step("upstream", "failing", f"{facts.error}{facts.when or ' (just now)'}")
+        if facts.asked is not None:
             said = f"it says that the tag points at {facts.answer}" if facts.answer else "it has what is asked for"
-            return Step("upstream", "ok", f"{said}, just now")
+            return Step("upstream", "ok", f"{said}{facts.when or ' (just now)'}")
+        if facts.unasked:
+            return Step("upstream", health.state, f"not asked now: {facts.unasked}")
         return Step("upstream", health.state, health.why or "the next pull need not ask it for anything")
 
     def _credentials(self) -> Step:

@@ -1,6 +1,10 @@
 """What can be found out about an image without bringing or changing anything: the ground of an explanation.
 
-What the next pull would ask upstream is asked here too, by HEAD, which no registry counts.
+What the next pull would ask upstream is asked here too, within the bounds of `proxy.pull.questions`, and never
+
+- where the pull would be refused before it is asked: who may not pull an image learns nothing of it here either;
+- where so little of a rate limit is left that it is kept for clients;
+- for a stranger who names what is not in the cache: private names could be tried with Millpond's credentials.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from proxy.cache.departures import Departures
 from proxy.ecr.job import job_key
 from proxy.ecr.tier import JobStatus, TargetStatus
 from proxy.oci.digest import Digest
-from proxy.oci.errors import MillpondError, PolicyDenied, UpstreamInvalid, UpstreamTimeout
+from proxy.oci.errors import PolicyDenied, UpstreamInvalid
 from proxy.oci.manifest import Manifest, parse_manifest
 from proxy.oci.names import Image, Repository, Tag
 from proxy.pull.blobs import Blobs
@@ -25,19 +29,20 @@ from proxy.pull.causes import Facts, sized
 from proxy.pull.freshness import TagPolicy
 from proxy.pull.near import Near
 from proxy.pull.policy import Policy
+from proxy.pull.questions import Questions, quota_of, reserved
 from proxy.pull.reasons import Reasons
 from proxy.pull.scan_gate import ScanGate
-from proxy.pull.supply import QUOTA_SECONDS
 from proxy.upstream.client import Registry
 
-# How long upstream may think about it: somebody is looking at a screen.
-ASK_SECONDS: Final = 5.0
 # Manifests of one image that are looked into: more than any has, and a bound for a hostile one.
 MAX_MANIFESTS: Final = 100
 
 DISK: Final = "disk"
 _ARRIVING: Final = "a flight that is under way"
 _UPSTREAM: Final = "upstream"
+
+_TOO_MANY: Final = "explanations have asked upstreams for much in the last seconds; ask again in a few"
+_STRANGER: Final = "nobody has pulled it here, and about such an image upstream is asked for the operator only; sign in"
 
 
 class Verdict(Protocol):
@@ -118,14 +123,19 @@ class Findings:
         self.facts = Facts(str(image), image.repository.upstream, sights.clock(), by_tag=self.tag is not None)
         self.content = Content()
         self.standings: list[Standing] = []
+        self._known = False  # the cache has heard of the image
 
-    async def gather(self, asking: asyncio.Semaphore | None) -> None:
-        """Find it out; upstream is asked nothing without `asking`."""
+    async def gather(self, questions: Questions, *, trusted: bool) -> None:
+        """Find it out; without `trusted` it is for a stranger."""
         self._remember()
         await self._look_inside()
-        if asking is not None and (question := self._question()):
-            async with asking:
-                await self._ask(question)
+        verdict = self.sights.verdict(self.user, self.repository, self.tag)
+        self.facts.denied = "" if verdict is None or verdict.allowed else verdict.why
+        if not self.facts.denied and (question := self._question()):
+            await self._ask(questions, *question, trusted=trusted)
+        quota = quota_of(self.registry, self.facts.now)
+        if quota is not None and quota.remaining == 0:
+            self.facts.exhausted = f"it says that 0 of {quota.limit or 'its'} pulls are left"
         self._judge()
         self.standings = (
             [self._standing(self.sights.ecr, target) for target in self.sights.ecr.targets()] if self.sights.ecr else []
@@ -139,6 +149,7 @@ class Findings:
         record = sights.catalog.tag(self.repository, self.tag) if self.tag else None
         facts.digest = record.digest if record else self.image.digest
         facts.here = facts.digest is not None and self._holds(facts.digest)
+        self._known = facts.here or record is not None
         facts.ttl, facts.keeps_deleted = policy.ttl, policy.keep_deleted
         if record is not None:
             facts.checked = record.checked
@@ -239,38 +250,34 @@ class Findings:
                 return _UPSTREAM if copy.lacks(digest) else f"ECR target {near.name}, else {_UPSTREAM}"
         return _UPSTREAM
 
-    def _question(self) -> Callable[[], Awaitable[object]] | None:
-        """What the next pull would ask upstream first; None where it would ask nothing."""
+    def _question(self) -> tuple[str, Callable[[], Awaitable[object]]] | None:
+        """What the next pull would ask upstream first, and about what; None where it would ask nothing."""
         facts, path = self.facts, self.repository.path
         if not facts.here or facts.due:
             reference = self.tag or self.image.reference
-            return partial(self.registry.resolve, path, Tag(reference))  # a digest is asked for just like a tag
+            return reference, partial(self.registry.resolve, path, Tag(reference))  # a digest is asked for like a tag
         missing = (digest for digest, (place, _) in self.content.places.items() if place.endswith(_UPSTREAM))
         first = next(missing, None)
-        return partial(self.registry.blob_size, path, first) if first is not None else None
+        return (first, partial(self.registry.blob_size, path, first)) if first is not None else None
 
-    async def _ask(self, question: Callable[[], Awaitable[object]]) -> None:
+    async def _ask(
+        self, questions: Questions, what: str, question: Callable[[], Awaitable[object]], *, trusted: bool
+    ) -> None:
         facts = self.facts
-        facts.asked = True
-        try:
-            async with asyncio.timeout(ASK_SECONDS):
-                answer = await question()
-        except TimeoutError:
-            facts.error = UpstreamTimeout(f"it has not answered within {ASK_SECONDS:g} s")
-        except MillpondError as error:
-            facts.error = error
-        else:
-            facts.answer = answer if isinstance(answer, Digest) and self.tag else None
-        limit, seen = self.registry.rate_limit, self.registry.rate_limit_seen
-        if limit is not None and limit.remaining == 0 and seen is not None and facts.now - seen < QUOTA_SECONDS:
-            facts.exhausted = f"it says that 0 of {limit.limit or 'its'} pulls are left"
+        facts.unasked = reserved(self.registry, facts.now) or ("" if trusted or self._known else _STRANGER)
+        if facts.unasked:
+            return
+        answer = await questions.ask((self.repository, what), question, facts.checked or 0.0)
+        if answer is None:
+            facts.unasked = _TOO_MANY
+            return
+        facts.asked = max(0.0, self.sights.clock() - answer.at)
+        facts.error = answer.error
+        facts.answer = answer.digest if self.tag else None
 
     def _judge(self) -> None:
-        """What access and policy would say."""
+        """What the policy would say."""
         facts, sights = self.facts, self.sights
-        verdict = sights.verdict(self.user, self.repository, self.tag)
-        if verdict is not None and not verdict.allowed:
-            facts.denied = verdict.why
         policy = sights.policy()
         if policy is None:
             return

@@ -16,6 +16,8 @@ FAILURES_TO_OPEN: Final = 5
 # Short, because a tag waits for nobody: each second of an open breaker is answered from the cache or not at all.
 FIRST_OPENING: Final = 1.0
 LONGEST_OPENING: Final = 10.0
+# A host that nobody has asked for so long after its opening was a CDN's name of that day: nothing depends on it.
+FORGOTTEN_AFTER: Final = 60.0
 # Blobs redirect to CDN hosts whose names are upstream's choice; only so many are remembered.
 MAX_HOSTS: Final = 256
 
@@ -43,9 +45,9 @@ class Breakers:
         return breaker
 
     @property
-    def open_for(self) -> float:
-        """Seconds until every host may be asked again; 0 where none is taken to be down."""
-        return max((breaker.open_for for breaker in self._hosts.values()), default=0.0)
+    def open_for(self) -> float | None:
+        """Seconds until every host may be asked again, 0 where one has not answered since; None where none is down."""
+        return max((left for breaker in self._hosts.values() if (left := breaker.open_for) is not None), default=None)
 
 
 class Breaker:
@@ -84,9 +86,10 @@ class Breaker:
         return Permit(self, noun, probe=True)
 
     @property
-    def open_for(self) -> float:
-        """Seconds until it lets a probe through; 0 where it is closed, or one is due."""
-        return max(0.0, self._open_until - self._clock()) if self._opening else 0.0
+    def open_for(self) -> float | None:
+        """Seconds until it lets a probe through, 0 where one is due; None where it is closed or forgotten."""
+        left = self._open_until - self._clock()
+        return max(0.0, left) if self._opening and left > -FORGOTTEN_AFTER else None
 
     def probed(self) -> None:
         self._probing = False

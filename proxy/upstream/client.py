@@ -4,7 +4,7 @@ retry   what has a chance, five times            retry.py
 walk    redirects by hand, 401 answered          walk.py, guard.py
 auth    tokens, one fetch for many callers       auth.py, challenge.py
 exchange  breaker, quota, 429 and 5xx            exchange.py, breaker.py, limits.py
-transport the HTTP client                        transport.py
+transport the HTTP client                        transport/
 health  how it has answered lately               health.py
 """
 
@@ -72,7 +72,7 @@ class Registry:
         )
         self._walker = Walker(endpoint, self._guard, self._exchange, self._auth, timeouts)
         self._lists = Lists(endpoint, self._guard, self._walker)
-        self._pulse = Pulse()
+        self._pulse = Pulse(self._clock)
         self._heads_blobs = True  # until it has been seen not to
 
     @property

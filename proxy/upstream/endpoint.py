@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from proxy.oci.secret import Secret
-from proxy.upstream.limits import RateLimit
 
 # containerd gives a mirror 30 s to dial and 30 s to answer: with these, a dead upstream is known before that.
 CONNECT_TIMEOUT: Final = 10.0
@@ -30,6 +29,7 @@ class Endpoint:
     ca_file: Path | None = None  # trusted in addition to the system's authorities
     username: str | None = None
     password: Secret | None = None
+    keys: str = ""  # where the two are configured, for messages; empty: below upstreams
     # Instead of the two: asked each time they are needed; raises Denied, UpstreamFailure or UpstreamInvalid.
     login: Callable[[], Awaitable[tuple[str, str]]] | None = field(default=None, repr=False)
     forget: Callable[[], None] | None = field(default=None, repr=False)  # told when what it gave was refused
@@ -58,9 +58,6 @@ class Observer(Protocol):
     def token(self, upstream: str, outcome: str) -> None:
         """A token was asked for: `fetched`, `denied` or `failed`."""
 
-    def rate_limit(self, upstream: str, limit: RateLimit) -> None:
-        """Upstream said how much of its quota is left."""
-
 
 class Silence:
     """The observer that is used when nobody observes."""
@@ -68,5 +65,3 @@ class Silence:
     def request(self, *_: object, **__: object) -> None: ...
 
     def token(self, *_: object, **__: object) -> None: ...
-
-    def rate_limit(self, *_: object, **__: object) -> None: ...

@@ -32,8 +32,8 @@ class Exchange:
         self.rate_limit_seen: float | None = None  # when, in seconds of wall time
 
     @property
-    def open_for(self) -> float:
-        """Seconds until every host behind this upstream may be asked again."""
+    def open_for(self) -> float | None:
+        """Seconds until every host behind this upstream may be asked again, as `Breakers` has it."""
         return self._breakers.open_for
 
     async def send(self, method: str, target: Target, headers: Fields, noun: str) -> Reply:
@@ -84,4 +84,3 @@ class Exchange:
         limit = parse_rate_limit(reply.header)
         if limit is not None:
             self.rate_limit, self.rate_limit_seen = limit, time.time()
-            self._observer.rate_limit(self._endpoint.name, limit)

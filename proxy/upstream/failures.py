@@ -62,7 +62,7 @@ def credentials_hint(endpoint: Endpoint) -> str:
             "identity that Millpond runs with), that its policy allows ecr:BatchGetImage and "
             "ecr:GetDownloadUrlForLayer, and that the repository's own policy does too if it is another account's"
         )
-    keys = f"upstreams.{endpoint.name}.username and upstreams.{endpoint.name}.password_file"
+    keys = endpoint.keys or f"upstreams.{endpoint.name}.username and upstreams.{endpoint.name}.password_file"
     if endpoint.has_credentials:
         return f"credentials are configured: check {keys}, and that this account may pull it"
     return f"no credentials are configured: if it is private, set {keys}"

@@ -13,7 +13,7 @@ import pytest
 from proxy import __version__
 from tests.admin.watched import UPSTREAM, Watched
 from tests.support import images
-from tests.support.faults import Gate, change, cut, refuse
+from tests.support.faults import Gate, change, cut, html, refuse
 from tests.support.millpond import Millpond
 from tests.support.pulls import get
 from tests.support.scripted import ScriptedUpstream
@@ -26,6 +26,15 @@ MIB = 1 << 20
 def clients() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(8) as pool:
         yield pool
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[Watched]:
+    """One whose upstream has not been asked anything, so that its state is not that of other tests' answers."""
+    with ScriptedUpstream() as upstream:
+        watched = Watched(Millpond({"upstreams": {UPSTREAM: upstream.upstream()}}, tmp_path).start(), upstream)
+        yield watched
+        watched.millpond.stop()
 
 
 def test_the_status_says_what_runs_and_how_full_its_cache_is(watched: Watched, tmp_path: Path) -> None:
@@ -100,48 +109,76 @@ def test_a_flight_that_stalls_has_a_rate_of_nothing(watched: Watched, clients: T
     assert pull.result(30).digest == digest
 
 
-def test_an_upstream_is_idle_until_it_is_asked_and_ok_once_it_has_answered(tmp_path: Path) -> None:
-    with ScriptedUpstream() as upstream:
-        watched = Watched(Millpond({"upstreams": {UPSTREAM: upstream.upstream()}}, tmp_path).start(), upstream)
-        try:
-            assert watched.upstream_state()["state"] == "idle"
-            assert get(f"{watched.base('library/none')}/manifests/latest").status == 404
-            state = watched.upstream_state()
-            assert (state["state"], state["why"], state["until"]) == ("ok", "", None)
-            assert state["url"] == upstream.url
-        finally:
-            watched.millpond.stop()
+def test_an_upstream_is_idle_until_it_is_asked_and_ok_once_it_has_answered(fresh: Watched) -> None:
+    assert fresh.upstream_state()["state"] == "idle"
+    assert get(f"{fresh.base('library/none')}/manifests/latest").status == 404
+    state = fresh.upstream_state()
+    assert (state["state"], state["why"], state["until"]) == ("ok", "", None)
+    assert state["url"] == fresh.upstream.url
 
 
-def test_an_upstream_that_fails_is_failing_for_its_reason_until_it_answers_again(watched: Watched) -> None:
-    watched.upstream.script("library/down/", then=refuse(503, "we are closed"), method="")
-    assert get(f"{watched.base('library/down')}/manifests/latest").status == 502
-    state = watched.upstream_state()
+def test_an_upstream_that_fails_is_failing_for_its_reason_until_it_answers_again(fresh: Watched) -> None:
+    fresh.upstream.script("library/down/", then=refuse(503, "we are closed"), method="")
+    assert get(f"{fresh.base('library/down')}/manifests/latest").status == 502
+    state = fresh.upstream_state()
     assert state["state"] == "failing"
     assert "503" in state["why"]
     assert "we are closed" in state["why"]
     assert state["until"] > state["since"]
-    watched.recover()
-    assert watched.upstream_state()["state"] == "ok"
+    fresh.recover()
+    state = fresh.upstream_state()
+    assert state["state"] == "ok"
+    assert state["why"].startswith("recovering: it answers again, after 1 of the last minute's ")
 
 
-def test_an_upstream_whose_blobs_break_off_is_failing_though_it_answers(watched: Watched) -> None:
-    digest = watched.upstream.add_blob("library/breaks", b"".join(images.noise(2 * MIB, 14)))
-    watched.upstream.script(digest, then=cut(1000))
-    assert not get(f"{watched.base('library/breaks')}/blobs/{digest}").complete
-    assert watched.upstream_state()["state"] == "failing"
-    watched.recover()
+def test_an_upstream_that_fails_once_among_good_answers_is_ok(fresh: Watched) -> None:
+    digest = fresh.upstream.add_blob("library/rare", b"once in a while")
+    fresh.upstream.script("library/rare/manifests/broken", then=html())
+    for number in range(20):
+        assert get(f"{fresh.base('library/rare')}/manifests/none-{number}").status == 404
+    assert get(f"{fresh.base('library/rare')}/manifests/broken").status == 502
+    assert fresh.upstream_state()["state"] == "ok"
+    for _ in range(9):
+        assert get(f"{fresh.base('library/rare')}/manifests/broken").status == 502
+    assert fresh.upstream_state()["state"] == "failing"
+    assert get(f"{fresh.base('library/rare')}/blobs/{digest}").status == 200
+    state = fresh.upstream_state()
+    assert state["state"] == "failing", "one good answer among ten bad ones is no recovery"
+    assert state["why"].startswith("10 of the last minute's 31 questions have failed: ")
+
+
+def test_an_upstream_whose_blobs_break_off_is_failing_though_it_answers(fresh: Watched) -> None:
+    digest = fresh.upstream.add_blob("library/breaks", b"".join(images.noise(2 * MIB, 14)))
+    fresh.upstream.script(digest, then=cut(1000))
+    assert not get(f"{fresh.base('library/breaks')}/blobs/{digest}").complete
+    assert fresh.upstream_state()["state"] == "failing"
 
 
 def test_an_upstream_that_is_no_longer_configured_is_no_longer_shown(tmp_path: Path) -> None:
     with ScriptedUpstream() as upstream:
+        quota = {"ratelimit-limit": "100;w=21600", "ratelimit-remaining": "1;w=21600"}
+        upstream.script("library/gone/", change(headers=quota), method="")
+        digest = upstream.add_blob("library/gone", b"of an upstream that goes")
         two = {UPSTREAM: upstream.upstream(), "more.test": upstream.upstream()}
         watched = Watched(Millpond({"upstreams": two}, tmp_path).start(), upstream)
+        millpond = watched.millpond
+
+        def scraped() -> list[str]:
+            lines = get(f"{millpond.admin_url}/metrics").text.splitlines()
+            return [line.partition("{")[0] for line in lines if 'upstream="more.test"' in line]
+
         try:
+            assert get(f"{millpond.url}/v2/more.test/library/gone/blobs/{digest}").status == 200
             assert "more.test" in {each["name"] for each in watched.read("status")["upstreams"]}
+            assert watched.read("explain", image="more.test/library/gone:1")["name"] == "more.test/library/gone:1"
+            gauges = {"millpond_upstream_state", "millpond_upstream_breaker_open", "millpond_upstream_rate_limit"}
+            assert gauges < set(scraped())
             watched.millpond.configure({"upstreams": {UPSTREAM: upstream.upstream()}})
             assert watched.change("reload") == {"changed": ["upstreams.more.test"], "restart": []}
             assert "more.test" not in {each["name"] for each in watched.read("status")["upstreams"]}
+            assert "more.test" in watched.read("explain", 400, image="more.test/library/gone:1")["error"]
+            assert not gauges & set(scraped()), "an alert on it would never end"
+            assert "millpond_upstream_requests_total" in scraped(), "a sum that vanishes would be missing in every rate"
             watched.millpond.config_file.write_text("upstreams: 5")
             assert "the old configuration stays" in watched.change("reload", 409)["error"]
             assert "upstreams" in watched.read("status")["config"]["error"]
@@ -149,23 +186,25 @@ def test_an_upstream_that_is_no_longer_configured_is_no_longer_shown(tmp_path: P
             watched.millpond.stop()
 
 
-def test_an_upstream_that_limits_is_limited_for_as_long_as_it_says(watched: Watched) -> None:
-    watched.upstream.script("library/many/", then=refuse(429, retry_after="7"), method="")
-    assert get(f"{watched.base('library/many')}/manifests/latest").status == 429
-    state = watched.upstream_state()
+def test_an_upstream_that_limits_is_limited_for_as_long_as_it_says(fresh: Watched) -> None:
+    fresh.upstream.script("library/many/", then=refuse(429, retry_after="7"), method="")
+    assert get(f"{fresh.base('library/many')}/manifests/latest").status == 429
+    state = fresh.upstream_state()
     assert state["state"] == "limited"
     assert 0 < state["until"] - time.time() <= 7
-    watched.upstream.behave()
-    digest = watched.upstream.add_blob("library/many", b"other nouns are not limited")
-    assert get(f"{watched.base('library/many')}/blobs/{digest}").status == 200
-    assert watched.upstream_state()["state"] == "ok"
+    fresh.upstream.behave()
+    digest = fresh.upstream.add_blob("library/many", b"other nouns are not limited")
+    assert get(f"{fresh.base('library/many')}/blobs/{digest}").status == 200
+    fresh.recover()
+    assert time.time() >= state["until"], "until then manifests are not asked for"
+    assert fresh.upstream_state()["state"] == "ok"
 
 
-def test_an_upstream_that_refuses_is_refused_with_what_to_do(watched: Watched) -> None:
-    watched.upstream.script("library/private/", then=refuse(403), method="")
+def test_an_upstream_that_refuses_is_refused_with_what_to_do(fresh: Watched) -> None:
+    fresh.upstream.script("library/private/", then=refuse(403), method="")
     digest = f"sha256:{'0' * 64}"
-    assert get(f"{watched.base('library/private')}/blobs/{digest}").status in (401, 403, 404)
-    state = watched.upstream_state()
+    assert get(f"{fresh.base('library/private')}/blobs/{digest}").status in (401, 403, 404)
+    state = fresh.upstream_state()
     assert state["state"] == "refused"
     assert "upstreams.docker.io.username" in state["why"]
 

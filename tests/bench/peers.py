@@ -13,7 +13,8 @@ import yaml
 
 from tests.bench.stage import Image, Peer
 from tests.support.certificates import Certificate
-from tests.support.programs import Process, accepts, free_port, program
+from tests.support.ports import free_port
+from tests.support.programs import Process, accepts, program
 
 NGINX_WORKERS: Final = 2
 

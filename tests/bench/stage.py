@@ -135,11 +135,13 @@ def millpond(
     *,
     ecr: Mapping[str, Any] | None = None,
     env: Mapping[str, str] | None = None,
+    traces: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Iterator[Peer]:
     """Millpond with an empty cache; `settings` are those of its upstream, which is a port of 127.0.0.1."""
     entry = {"url": f"http://127.0.0.1:{upstream}", **settings}
     config: dict[str, Any] = {"upstreams": {"bench": entry}, "default_upstream": "bench", "ecr": dict(ecr or {})}
+    config["traces"] = dict(traces or {})
     made = Millpond(config, directory, env)
     if registry:
         made.configure({**config, "registry": {"listen": made.host, **registry}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import threading
@@ -16,9 +17,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from tests.conftest import StartMillpond
 from tests.support import images
+from tests.support.ecr import ACCOUNT, REGION, EcrDouble
 from tests.support.faults import refuse
 from tests.support.images import Manifest
-from tests.support.programs import free_port
+from tests.support.ports import free_port
 from tests.support.pulls import get, pull
 from tests.support.scripted import ScriptedUpstream
 from tests.support.waiting import wait_until
@@ -171,6 +173,90 @@ def test_there_is_no_span_for_each_chunk_and_a_hit_is_one_span(
     assert get(f"{millpond.url}/nothing").status == 404
     wait_until(lambda: collector.named("GET"), "the last request has been told")
     assert [span.name for span in collector.spans[before:]] == ["GET blobs", "GET"]
+
+
+TRACE, SENDER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+
+
+def test_a_request_goes_on_with_the_trace_of_its_sender_as_sampled_there(
+    upstream: ScriptedUpstream, image: Manifest, start_millpond: StartMillpond, collector: Collector
+) -> None:
+    traces = {"endpoint": collector.url, "ratio": 0}
+    millpond = start_millpond({"docker.io": upstream.upstream()}, traces=traces, env=QUICKLY)
+    tag = f"{millpond.url}/v2/library/x/manifests/1"
+    assert get(tag, {"traceparent": f"00-{TRACE}-{SENDER}-00"}).status == 200
+    assert get(tag).status == 200
+    assert get(tag, {"traceparent": f"00-{TRACE}-{SENDER}-01", "tracestate": "mesh=1"}).status == 200
+    assert get(f"{millpond.url}/nothing", {"traceparent": f"00-{TRACE}-{SENDER}-01"}).status == 404
+    blob = f"{millpond.url}/v2/library/x/blobs/{image.blobs[-1].digest}"
+    assert get(blob, {"traceparent": f"00-{TRACE}-{SENDER}-01"}).status == 200
+    found = [collector.one(name) for name in ("GET manifests", "GET", "GET blobs")]
+    assert {(span.trace.hex(), span.parent.hex()) for span in found} == {(TRACE, SENDER)}
+    assert collector.one("flight").parent == found[-1].id
+    assert {span.trace.hex() for span in collector.spans} == {TRACE}, "what its sender does not sample is not sent"
+    assert not [request for request in upstream.seen("", "") if "traceparent" in request.headers]
+
+
+@pytest.mark.parametrize(
+    "header", [f"00-{TRACE}-{'0' * 16}-01", f"00-{'x' * 2000}-01", f"ff-{TRACE}-{SENDER}-01", "\xff"]
+)
+def test_a_traceparent_that_makes_no_sense_is_as_none(
+    upstream: ScriptedUpstream, image: Manifest, start_millpond: StartMillpond, collector: Collector, header: str
+) -> None:
+    millpond = start_millpond({"docker.io": upstream.upstream()}, traces={"endpoint": collector.url}, env=QUICKLY)
+    assert get(f"{millpond.url}/v2/library/x/manifests/1", {"traceparent": header}).status == 200
+    assert collector.one("GET manifests").parent == b""
+    millpond.terminate()
+    assert not millpond.log_lines(event="spans are not sent; check traces.endpoint"), "this is no matter of theirs"
+
+
+def test_requests_that_one_client_sends_at_once_are_traces_of_their_own(
+    upstream: ScriptedUpstream, image: Manifest, start_millpond: StartMillpond, collector: Collector
+) -> None:
+    millpond = start_millpond({"docker.io": upstream.upstream()}, traces={"endpoint": collector.url}, env=QUICKLY)
+    line = f"GET /v2/library/x/manifests/1 HTTP/1.1\r\nHost: {millpond.host}\r\n"
+    with socket.create_connection(("127.0.0.1", millpond.port), 30) as client:
+        client.sendall(f"{line}\r\n{line}Connection: close\r\n\r\n".encode())
+        while client.recv(65536):
+            pass
+    wait_until(lambda: len(collector.named("GET manifests")) == 2, "both have been told")
+    one, other = collector.named("GET manifests")
+    assert (one.parent, other.parent) == (b"", b"")
+    assert one.trace != other.trace
+
+
+def test_a_push_to_ecr_has_a_span_for_each_call_and_attempt_and_none_for_parts(
+    upstream: ScriptedUpstream, image: Manifest, start_millpond: StartMillpond, collector: Collector
+) -> None:
+    with EcrDouble(part_size=1 << 20) as cloud:
+        cloud.fail("PutImage", "ServerException", status=500)
+        target = {"name": "dev", "account": ACCOUNT, "region": REGION, "endpoint_url": cloud.url, "read": False}
+        millpond = start_millpond(
+            {"docker.io": upstream.upstream()},
+            traces={"endpoint": collector.url},
+            env={**QUICKLY, **cloud.environment},
+            ecr={"targets": [target]},
+        )
+        pull(f"{millpond.url}/v2/library/x", image, "1")
+        push = wait_until(lambda: collector.named("push"), "the push has been told")[-1]
+        assert push.attributes == {"millpond.target": "dev", "millpond.image": f"docker.io/library/x@{image.digest}"}
+        puts = [span for span in collector.named("ecr PutImage") if span.trace == push.trace]
+        assert [(span.attributes["millpond.attempt"], span.attributes["millpond.status"]) for span in puts] == [
+            (1, "failed"),
+            (2, "ok"),
+        ]
+        assert [span.status for span in puts] == [ERROR, 0]
+        assert {span.kind for span in puts} == {CLIENT}
+        assert {span.parent for span in puts} == {push.id}
+        assert puts[1].attributes["millpond.target"] == "dev"
+        assert puts[1].attributes["millpond.repository"] == "docker.io/library/x"
+        layers = collector.named("ecr layer")
+        assert {span.attributes["millpond.digest"] for span in layers} == {blob.digest for blob in image.blobs}
+        calls = [span for span in collector.spans if span.name.startswith("ecr ") and span.kind == CLIENT]
+        asked = [call.operation for call in list(cloud.calls) if call.operation != "UploadLayerPart"]
+        assert cloud.count("UploadLayerPart") > len(image.blobs)
+        assert sorted(span.name for span in calls) == sorted(f"ecr {operation}" for operation in asked)
+        assert {span.parent for span in collector.named("ecr InitiateLayerUpload")} == {span.id for span in layers}
 
 
 def test_what_fails_is_marked_with_its_reason(

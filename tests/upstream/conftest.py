@@ -11,12 +11,11 @@ import pytest
 from proxy.oci.secret import Secret
 from proxy.upstream.client import Registry
 from proxy.upstream.endpoint import Endpoint, Timeouts
-from proxy.upstream.limits import RateLimit
 from tests.support.faults import Answer, Fault, Request
 from tests.support.scripted import ScriptedUpstream
 
 REPOSITORY = "library/busybox"
-FAST = Timeouts(connect=2.0, read=0.5, pool=2.0, whole=2.0)
+FAST = Timeouts(connect=5.0, read=1.0, pool=5.0, whole=5.0)
 
 
 class Connect(Protocol):
@@ -41,16 +40,12 @@ class Notes:
     def __init__(self) -> None:
         self.requests: list[tuple[str, int]] = []
         self.tokens: list[str] = []
-        self.limits: list[RateLimit] = []
 
     def request(self, upstream: str, noun: str, status: int) -> None:
         self.requests.append((noun, status))
 
     def token(self, upstream: str, outcome: str) -> None:
         self.tokens.append(outcome)
-
-    def rate_limit(self, upstream: str, limit: RateLimit) -> None:
-        self.limits.append(limit)
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ from tests.bench.cases.cold import cold_16, cold_alone, held, limited
 from tests.bench.cases.ecr import ecr
 from tests.bench.cases.manifests import manifests
 from tests.bench.cases.storms import lag, storms
+from tests.bench.cases.traced import traced
 from tests.bench.cases.warm import alone, tls, warm
 from tests.bench.cases.watched import watched
 from tests.bench.measure import Effort, Measurement
@@ -29,5 +30,5 @@ CASES: Final[dict[str, Case]] = {
     "ecr": ecr,
     "watched": watched,
 }
-EXTRA: Final[dict[str, Case]] = {"alone": alone}
+EXTRA: Final[dict[str, Case]] = {"alone": alone, "traced": traced}
 """Only when asked for by name."""
