@@ -2,7 +2,8 @@
 
 GET /api/v1/pulls    ?limit=&q=&before=    the last pulls, newest first; `before` is the id of one
 GET /api/v1/savings  ?days=                by day and upstream, and the images that saved most
-GET /api/v1/explain  ?image=&user=         what decides about a pull of this image, and what the next one would do
+GET /api/v1/explain  ?image=&user=         what decides about a pull of this image, and what the next one would do;
+                                          of an image that nobody has pulled, upstream is asked for the operator only
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def pull_routes(history: History, explainer: Explainer) -> list[Route]:
 
     async def explain(request: Request) -> Response:
         image = named_in(request, "image")
-        return JSONResponse(await explainer.explain(image, request.query_params.get("user", "")))
+        user = request.query_params.get("user", "")
+        return JSONResponse(await explainer.explain(image, user, trusted=request.scope["trusted"]))
 
     return [
         Route("/api/v1/pulls", answered(pulls)),

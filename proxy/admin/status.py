@@ -23,10 +23,14 @@ from proxy.admin.ecr import EcrDesk
 from proxy.observe.metrics import Metrics
 from proxy.observe.rates import Look, Rate, Rates
 from proxy.pull.blobs import Blobs
+from proxy.pull.causes import sized
 from proxy.upstream.client import Registry
 
 # In one answer: as many as somebody reads. Their number is told beside them.
 MAX_FLIGHTS: Final = 200
+
+# The part of cache.max_size below which what the file system leaves holds no image: others have filled it.
+_SCARCE: Final = 0.01
 
 # Answers to requests of ours that are a failure of upstream's; `none` is none at all. A 404 is an answer like another.
 _FAILED: Final = ("5", "429", "none")
@@ -75,7 +79,7 @@ class Status:
             "ready": not draining,
             "draining": draining,
             "config": sights.config(),
-            "cache": await sights.cache(),
+            "cache": await self.cache(),
             "flights": sights.blobs.flying,
             "active": sights.active(),
             "lag": self.lag(),
@@ -97,7 +101,9 @@ class Status:
         return self._sights.active()
 
     async def cache(self) -> Row:
-        return await self._sights.cache()
+        """`state` also tells of a file system that is full. The cache does not mind that: it only keeps less."""
+        row = await self._sights.cache()
+        return {**row, "state": _cramped(row) or "ok"} if row["state"] == "ok" else row
 
     def config(self) -> Row:
         return self._sights.config()
@@ -179,6 +185,19 @@ def rate_row(now: float, rate: Rate) -> Row:
         "requests_rate": rate.requests,
         "hit_ratio": rate.hit_ratio,
     }
+
+
+def _cramped(cache: Row) -> str:
+    """Why next to nothing can be kept; empty where there is room, or the file system does not say. No number in it
+    changes by itself: a state that is another each second would be told each second."""
+    free, max_size, min_free = cache["free"], cache["max_size"], cache["min_free"]
+    if free is None or free - min_free + cache["bytes"] - cache["pinned_bytes"] >= max_size * _SCARCE:
+        return ""
+    beside = f" beside the {sized(min_free)} of cache.min_free" if min_free else ""
+    return (
+        f"the file system is full: of cache.max_size ({sized(max_size)}) it has next to nothing to give{beside}; "
+        "remove what else fills it"
+    )
 
 
 def _quota(registry: Registry) -> Row | None:

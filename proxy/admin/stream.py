@@ -1,6 +1,6 @@
 """What happens, as it happens: server-sent events for the page and `millpond top`.
 
-GET /api/v1/events     event: tick     every second: rates, flights, cache
+GET /api/v1/events     event: tick     every second: rates, flights, cache; `period` is how soon the next one comes
                        event: pull     a pull has ended
                        event: state    an upstream, a target, the cache or the configuration is not what it was
 
@@ -93,6 +93,7 @@ class Stream:
     def _row(self, before: Look, now: Look, cache: Row) -> Row:
         return {
             **rate_row(time.time(), between(before, now)),
+            "period": PERIOD,
             "active": self._status.active,
             "flights": self._status.flights(MAX_FLIGHTS),
             "flights_total": self._status.flying,

@@ -12,8 +12,8 @@ from proxy.cache.register import Register
 from proxy.oci.digest import Digest
 from proxy.oci.names import Repository
 
-Why = Literal["evicted", "damaged", "missing", "purged"]
-"""evicted: to make room; missing: the file was gone; purged: by an operator."""
+Why = Literal["evicted", "damaged", "missing", "purged", "deleted"]
+"""evicted: to make room; missing: the file was gone; purged: by an operator; deleted: a tag, at upstream."""
 
 # Digests and tags that are remembered, by some hundred bytes each; those that went longest ago are forgotten first.
 MAX_DEPARTURES: Final = 20_000
@@ -45,6 +45,10 @@ class Departures:
         """The tag is no longer known, for the manifest that it pointed at has gone, or is about to go."""
         self._keep(f"{repository}:{tag}", [self._clock(), digest])
 
+    def deleted(self, repository: Repository, tag: str) -> None:
+        """Upstream no longer has the tag."""
+        self._keep(f"{repository}:{tag}", [self._clock(), "deleted"])
+
     def returned(self, repository: Repository, tag: str) -> None:
         """The tag is known again."""
         if self._records.pop(f"{repository}:{tag}", None):
@@ -60,8 +64,12 @@ class Departures:
     def of_tag(self, repository: Repository, tag: str) -> Departure | None:
         """The same of a tag."""
         record = self._records.get(f"{repository}:{tag}")
+        if record is None:
+            return None
+        if record[1] == "deleted":
+            return Departure("deleted", self._clock() - record[0])
         # Where its manifest is still here, for another repository, this one was told to let go of it.
-        return (self.of(Digest(record[1])) or Departure("purged", self._clock() - record[0])) if record else None
+        return self.of(Digest(record[1])) or Departure("purged", self._clock() - record[0])
 
     def _keep(self, key: str, record: list[Any]) -> None:
         self._records[key] = record

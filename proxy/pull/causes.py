@@ -39,7 +39,8 @@ class Facts:
     fresh: bool = False  # the tag need not be compared
     usable: bool = False  # the tag may stand in for an upstream that fails
     keeps_deleted: bool = False
-    asked: bool = False  # upstream has been asked what the next pull would ask it, and
+    unasked: str = ""  # why upstream is not asked what the next pull would ask it
+    asked: float | None = None  # it has been asked that, so many seconds ago, and
     answer: Digest | None = None  # said that the tag points there, or
     error: MillpondError | None = None  # failed so
     exhausted: str = ""  # upstream's quota
@@ -53,6 +54,11 @@ class Facts:
     disk: str = ""
     ecr: dict[str, str] = field(default_factory=dict)  # trouble by target
     last: Mapping[str, Any] | None = None  # the newest pull, a row of the history
+
+    @property
+    def when(self) -> str:
+        """` (asked 3 s ago)`, where its word is not of this very moment."""
+        return f" (asked {ago(self.asked)})" if self.asked is not None and self.asked >= 1 else ""
 
     @property
     def moved(self) -> bool:
@@ -120,11 +126,13 @@ def _upstream(facts: Facts) -> str:
     error = facts.error
     if error is None:
         return ""
-    said = first_sentence(str(error))
+    said = first_sentence(str(error)) + facts.when
     if isinstance(error, Unknown):
         if facts.checked is not None and facts.digest is not None:
             when = ago(facts.now - facts.checked)
             return f"The tag is deleted at upstream {facts.upstream}, which still had it {when}: {said}."
+        if facts.by_tag and facts.gone:
+            return f"The tag is deleted at upstream {facts.upstream}, which had it when it was pulled before: {said}."
         return f"Upstream {facts.upstream} does not have it: {said}."
     if isinstance(error, Denied):
         return f"Upstream {facts.upstream} refuses Millpond: {said}."
@@ -165,7 +173,7 @@ def _held(facts: Facts) -> str:
 
 
 def _moved(facts: Facts) -> str:
-    return f"The tag has moved upstream, from {facts.digest} to {facts.answer}." if facts.moved else ""
+    return f"The tag has moved upstream, from {facts.digest} to {facts.answer}{facts.when}." if facts.moved else ""
 
 
 def _absent(facts: Facts) -> str:
@@ -196,6 +204,8 @@ def _not_from_disk(facts: Facts) -> str:
     if last is None or not last["why"]:
         return ""
     when, why = ago(facts.now - last["at"]), first_sentence(last["why"])
+    if last["source"] == "hit":
+        return f"All of it is on disk; the last pull, {when}, had upstream asked before it was served: {why}."
     return f"All of it is on disk now; the last pull, {when}, was not served from there: {why}."
 
 

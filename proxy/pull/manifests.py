@@ -15,14 +15,13 @@ from proxy.cache.blobs import BlobStore
 from proxy.cache.catalog import Catalog, TagRecord
 from proxy.observe.metrics import Metrics
 from proxy.oci.digest import Digest
-from proxy.oci.errors import Denied, DiskFailure, PolicyDenied, Unknown, UpstreamFailure, UpstreamInvalid
+from proxy.oci.errors import Denied, DiskFailure, MillpondError, PolicyDenied, Unknown, UpstreamFailure, UpstreamInvalid
 from proxy.oci.manifest import Manifest, parse_manifest
 from proxy.oci.names import Reference, Repository, Tag
 from proxy.oci.source import Source
-from proxy.pull.blobs import Origin
-from proxy.pull.delivery import Tier
 from proxy.pull.freshness import Refusals, TagPolicy
 from proxy.pull.near import Near
+from proxy.pull.origin import Origin, Tier
 from proxy.pull.policy import Policy
 from proxy.pull.reasons import ASKED_ECR, DELETED, HELD_BACK, Reasons, confirmed, due, moved, stale
 from proxy.pull.scan_gate import ScanGate
@@ -116,7 +115,7 @@ class Manifests:
             return await self._check(repository, tag, cached, ())
         except (Unknown, Denied) as refusal:
             if not isinstance(refusal, Unknown) or not self._policies[repository.upstream].keep_deleted:
-                self._catalog.drop_tag(repository, tag)
+                self._drop(repository, tag, refusal)
             raise
 
     async def cached(self, repository: Repository, digest: Digest) -> Manifest | None:
@@ -208,7 +207,7 @@ class Manifests:
         except (Unknown, Denied) as refusal:
             if isinstance(refusal, Unknown) and policy.keep_deleted:
                 return Answer(cached, "stale", confirmed=False, reason=DELETED)
-            self._catalog.drop_tag(repository, tag)
+            self._drop(repository, tag, refusal)
             raise
         except (UpstreamFailure, UpstreamInvalid, TimeoutError) as failure:
             if not usable:
@@ -262,6 +261,12 @@ class Manifests:
         elif self._catalog.tag(repository, tag) is None:
             due = self._clock() - self._policies[repository.upstream].ttl
             self._catalog.set_tag(repository, tag, TagRecord(digest, due))
+
+    def _drop(self, repository: Repository, tag: Tag, refusal: MillpondError) -> None:
+        """What is known of the tag no longer counts."""
+        if isinstance(refusal, Unknown) and self._catalog.tag(repository, tag) is not None:
+            self._reasons.deleted(repository, tag)
+        self._catalog.drop_tag(repository, tag)
 
     def _tiers(self, repository: Repository) -> Tiers:
         return Tiers(repository, self._sources[repository.upstream], self._near)

@@ -24,6 +24,7 @@ _WENT: Final[dict[Why, str]] = {
     "damaged": "was found damaged on disk {ago}, and dropped",
     "missing": "was found to be missing from the disk {ago}",
     "purged": "was purged {ago}",
+    "deleted": "was found deleted at upstream {ago}",
 }
 
 
@@ -47,6 +48,11 @@ class Reasons:
     def of_blob(self, digest: Digest) -> str:
         """Of a blob that is not on disk."""
         return _missing("a blob of it", self._departure(digest))
+
+    def deleted(self, repository: Repository, tag: Tag) -> None:
+        """Upstream has said that it no longer has the tag."""
+        if self._departures is not None:
+            self._departures.deleted(repository, tag)
 
     def known_again(self, repository: Repository, tag: Tag) -> None:
         """What was remembered of the tag's departure no longer counts."""

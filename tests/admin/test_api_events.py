@@ -48,8 +48,9 @@ def test_a_tick_comes_every_second_with_the_flights_as_they_are(watched: Watched
     assert ticks[-1]["cache_bytes"] == status["cache"]["bytes"] == first["cache_bytes"] + 4 * MIB
     assert set(ticks[0]) == {
         "now", "served_rate", "fetched_rate", "requests_rate", "hit_ratio", "active", "flights", "flights_total",
-        "cache_bytes", "free", "lag",
+        "cache_bytes", "free", "lag", "period",
     }  # fmt: skip
+    assert ticks[0]["period"] == 1.0
 
 
 def test_a_pull_is_told_when_it_has_ended_and_is_in_the_list_of_pulls_as_well(watched: Watched, tmp_path: Path) -> None:

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import stat
-import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import ClassVar
 
 from tests.admin.conftest import TOKEN, Port
-from tests.support.programs import environment
+from tests.support.command import millpond
 
 ALLOWED = "there are no ecr.targets in the configuration of this server"
 
 
 def retry(config: Path, **env: str) -> str:
     """What `millpond ecr retry` ends with: the server's words, since it has no targets."""
-    done = subprocess.run(
-        [sys.executable, "-m", "proxy.cli", "ecr", "retry", "--config", str(config)],
-        env=environment({"PYTHONPATH": str(Path.cwd()), **env}),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = millpond("ecr", "retry", of=config, env=env)
     assert done.returncode == 2, done.stdout
     assert TOKEN not in done.stdout + done.stderr
     return done.stderr

@@ -41,8 +41,10 @@ def _launch(playwright: Playwright) -> Browser:
 class Desk:
     """One page of one Millpond. `complaints` are errors and warnings of its console, `strange` requests to others."""
 
-    def __init__(self, browser: Browser, millpond: Millpond, **options: Any) -> None:
+    def __init__(self, browser: Browser, millpond: Millpond, url: str = "", **options: Any) -> None:
+        """`url` is where the page is seen, when that is not the admin port itself."""
         self.millpond = millpond
+        self.url = url or millpond.admin_url
         self.complaints: list[str] = []
         self.strange: list[str] = []
         self._context = browser.new_context(viewport=options.pop("viewport", DESK), **options)
@@ -54,7 +56,7 @@ class Desk:
 
     def open(self, fragment: str = "") -> Page:
         """The page when the stream has come to life."""
-        self.page.goto(f"{self.millpond.admin_url}/{fragment}")
+        self.page.goto(f"{self.url}/{fragment}")
         self.page.wait_for_selector("#link[data-state=live]")
         self.page.wait_for_selector("#figures dd")
         return self.page
@@ -68,5 +70,5 @@ class Desk:
 
     def _asked(self, url: str) -> None:
         parts = urlsplit(url)
-        if parts.scheme != "data" and f"{parts.scheme}://{parts.netloc}" != self.millpond.admin_url:
+        if parts.scheme != "data" and f"{parts.scheme}://{parts.netloc}" != self.url:
             self.strange.append(url)

@@ -27,12 +27,6 @@ SBOM: Final = "application/spdx+json"
 
 
 @pytest.fixture(scope="module")
-def upstream() -> Iterator[ScriptedUpstream]:
-    with ScriptedUpstream() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def millpond(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Millpond]:
     made = Millpond({"upstreams": {UPSTREAM: upstream.upstream()}}, tmp_path_factory.mktemp("millpond")).start()
     yield made

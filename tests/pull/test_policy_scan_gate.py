@@ -152,6 +152,7 @@ def test_where_ecr_cannot_be_asked_what_has_to_be_scanned_is_refused(
     stall = cloud.stall(SCAN)
     house = open_house(unscanned="refuse")
     house.refuses(house.manifest(), "(UNKNOWN)", "ECR cannot be asked at the moment")
+    house.millpond.settle_log()
     (warning,) = house.millpond.log_lines(event="scan not known")
     assert warning["why"] == "no answer within 3 s"
     stall.release()

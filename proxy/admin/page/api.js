@@ -18,10 +18,11 @@ export class Failed extends Error {
   }
 }
 
-export async function get(path, query = {}) {
+export async function get(path, query = {}, patience = PATIENCE) {
   const given = Object.entries(query).filter(([, value]) => value !== null && value !== undefined && value !== "");
   const parameters = new URLSearchParams(given).toString();
-  const response = await ask(BASE + path + (parameters && `?${parameters}`), { signal: AbortSignal.timeout(PATIENCE) });
+  const response = await ask(BASE + path + (parameters && `?${parameters}`),
+    { headers: signed(), signal: AbortSignal.timeout(patience) });
   return response.json();
 }
 
@@ -48,10 +49,10 @@ export async function* lines(path, body, signal) {
   }
 }
 
+const signed = (secret = token.get()) => (secret ? { Authorization: `Bearer ${secret}` } : {});
+
 function change(body, secret = token.get()) {
-  const headers = { "Content-Type": "application/json" };
-  if (secret) headers.Authorization = `Bearer ${secret}`;
-  return { method: "POST", body: JSON.stringify(body), headers };
+  return { method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json", ...signed(secret) } };
 }
 
 async function ask(url, options) {

@@ -64,4 +64,10 @@ export const short = (digest) => {
   return `${algorithm}:${hex.slice(0, 12)}`;
 };
 
+/** With a capital, unless it begins with a name. */
+export const capital = (text) => text.replace(/^[a-z]+(?=[ ,])/, (word) => word[0].toUpperCase() + word.slice(1));
+
+/** A sentence with its digests cut short: in full they hide the words. */
+export const brief = (text) => text.replace(/(\bsha\d+:[0-9a-f]{12})[0-9a-f]{20,}/g, "$1…");
+
 export const plural = (number, one, many = `${one}s`) => `${count(number)} ${number === 1 ? one : many}`;

@@ -1,17 +1,19 @@
 // One sentence on how it is, and one for each thing that is not well.
 
-import { clock, count, plural, span } from "./format.js";
+import { capital, clock, count, plural, span } from "./format.js";
 
 const STALL = 0.5; // seconds that the loop may hang; clients begin to notice
 const LOW = 0.15; // of a rate limit; what is left may go within one deployment
 const SILENT = 15; // seconds without a byte before a download counts as stalled
+const IN_VAIN = 6; // tries of a push, a minute or two, after which ECR's reason may be one that does not pass
 
 const RANKS = ["ill", "look", "note"];
 
-/** → {level: "well"|"look"|"ill", headline, notices: [{level, text, detail}]}. A note is worth a line, not an alarm. */
-export function judge(status, flights) {
+/** How it is by GET status, the downloads, and the jobs of GET ecr.
+ *  → {level: "well"|"look"|"ill", headline, notices: [{level, text, detail}]}. A note is worth a line, not an alarm. */
+export function judge(status, flights, jobs) {
   const notices = [...ending(status), ...disk(status), ...config(status), ...upstreams(status), ...slow(status, flights),
-    ...ecr(status), ...lag(status)];
+    ...ecr(status, jobs), ...lag(status)];
   // The worst comes first, and is the sentence: whoever reads no further has read that.
   notices.sort((one, other) => RANKS.indexOf(one.level) - RANKS.indexOf(other.level));
   const [worst, ...more] = notices.filter((each) => each.level !== "note");
@@ -36,7 +38,7 @@ function ending(status) {
 
 function disk({ cache }) {
   return cache.state === "ok" ? []
-    : [{ level: "ill", text: "The disk takes no blobs, pulls pass through", detail: cache.state }];
+    : [{ level: "ill", text: "The disk takes nothing new, pulls pass through", detail: capital(cache.state) }];
 }
 
 function config({ config: { error } }) {
@@ -48,7 +50,7 @@ function upstreams(status) {
     const until = each.until && each.until > status.now ? ` until ${clock(each.until)}` : "";
     const detail = `${each.since ? `Since ${clock(each.since)}: ` : ""}${each.why || "no reason given"}`;
     if (each.state === "failing") return [{ level: "ill", text: `${each.name} is failing`, detail }];
-    if (each.state === "refused") return [{ level: "look", text: `${each.name} refused the last request`, detail }];
+    if (each.state === "refused") return [{ level: "look", text: `${each.name} refuses us`, detail }];
     if (each.state === "limited") return [{ level: "look", text: `${each.name} limits us${until}`, detail }];
     const limit = each.rate_limit;
     if (limit && limit.limit > 0 && limit.remaining / limit.limit < LOW) {
@@ -71,12 +73,21 @@ function slow(status, flights) {
   });
 }
 
-function ecr(status) {
-  return status.ecr.flatMap((target) => [
-    ...(target.state === "ok" ? [] : [{ level: "look", text: `ECR ${target.name} takes no pushes`, detail: target.state }]),
-    ...(target.rejected ? [{ level: "look", text: `ECR ${target.name} rejected ${plural(target.rejected, "image")}`,
-      detail: "Nodes still pull them from here. The reasons are below." }] : []),
-  ]);
+/** Pushes to a target that have failed, and are tried again. */
+export const behind = (target, jobs) => jobs.filter((job) =>
+  job.target === target.name && job.reason && (job.state === "queued" || job.state === "pushing"));
+
+function ecr(status, jobs) {
+  return status.ecr.flatMap((target) => {
+    const late = target.state === "ok" ? behind(target, jobs) : [];
+    return [
+      ...(target.state === "ok" ? [] : [{ level: "look", text: `ECR ${target.name} takes no pushes`, detail: target.state }]),
+      ...(late.length ? [{ level: late.some((job) => job.attempts >= IN_VAIN) ? "look" : "note",
+        text: `ECR ${target.name} is behind by ${plural(late.length, "image")}`, detail: late[0].reason }] : []),
+      ...(target.rejected ? [{ level: "look", text: `ECR ${target.name} rejected ${plural(target.rejected, "image")}`,
+        detail: "Nodes still pull them from here. The reasons are below." }] : []),
+    ];
+  });
 }
 
 function lag({ lag: seconds }) {

@@ -1,25 +1,32 @@
-// The stream of events. A browser gives up when the server answers an error (too many readers), so we do not.
+// The stream of events. A browser gives up when the server answers an error (too many readers), so we do not; and it
+// is never told of a peer that has vanished (a frozen host, a firewall that forgot us), so we listen for the heartbeat.
 
 import { $, say } from "./dom.js";
 import { clock } from "./format.js";
 
-const SILENCE = 6_000; // ms; a tick comes each second
-const AGAIN = 3_000; // ms between tries
+const MISSED = 6; // ticks in a row without which nobody is there any more: a busy machine may be late with a few
+const AGAIN = 3_000; // ms between tries, where the server has said no
 
 /** `on` has a function for each event: tick, pull, state; and `alive`, told when the line comes or goes. */
 export function listen(on) {
+  const opened = Date.now();
   let source;
+  let began; // when this connection was
   let heard = 0;
+  let beat = 1_000; // ms to the next tick; each one says it
   let alive = null;
 
   const connect = () => {
     source?.close();
+    began = Date.now();
     source = new EventSource("api/v1/events");
     for (const name of ["tick", "pull", "state"]) {
       source.addEventListener(name, (event) => {
+        const row = JSON.parse(event.data);
+        beat = row.period * 1000 || beat;
         heard = Date.now();
         change(true);
-        on[name](JSON.parse(event.data));
+        on[name](row);
       });
     }
   };
@@ -30,18 +37,14 @@ export function listen(on) {
     say($("link"), now ? "Live" : heard ? `No word since ${clock(heard / 1000)}` : "Not connected");
     on.alive(now);
   };
+  const watch = () => {
+    const [now, silence] = [Date.now(), MISSED * beat];
+    if (now - Math.max(heard, opened) >= silence) {
+      change(false);
+      if (now - began >= (source.readyState === EventSource.CLOSED ? AGAIN : silence)) connect();
+    }
+    setTimeout(watch, beat);
+  };
   connect();
-  const began = Date.now();
-  let tried = began;
-  setInterval(() => {
-    const now = Date.now();
-    const silent = now - Math.max(heard, began);
-    if (silent < SILENCE) return;
-    change(false);
-    // A connection that only seems to be there is given up as well, but later: a browser is told of most that break.
-    const pause = source.readyState === EventSource.CLOSED ? AGAIN : 3 * SILENCE;
-    if (now - Math.max(heard, tried) < pause) return;
-    tried = now;
-    connect();
-  }, 1000);
+  watch();
 }

@@ -14,32 +14,42 @@ import { attempt, session } from "./session.js";
 import { showCache, showEcr, showSavings, showUpstreams } from "./tiers.js";
 import { warm } from "./warm.js";
 
+const HURRY = 5_000; // ms; a server that cannot say how it is within that is not well
 const SLOW = 10_000; // ms between looks at what events do not tell
+const SOON = 2_000; // ms, the same while something is on its way to ECR
 const RARE = 30_000; // ms; savings and candidates for eviction
 const SETTLED = 3_000; // ms from a pull that brought something to a look at what is cached: more of it may come
 const RECENT = 10; // seconds over which the hit ratio in figures is taken, so that it can be read
 
 let status = null;
+let jobs = []; // of ECR
+let asked = 0;
+let looked = 0; // when
 let flights = [];
 let ticks = [];
 let evictions = [];
 let draw = () => {};
 
 async function refresh() {
+  const mine = (asked += 1);
+  looked = Date.now();
   try {
-    status = await get("status");
-    setNow(status.now);
+    const answer = await get("status", {}, HURRY);
+    const pushes = answer.ecr.length ? (await get("ecr").catch(() => ({ jobs: [] }))).jobs : [];
+    if (mine !== asked) return; // there is a newer answer, or will be
+    [status, jobs] = [answer, pushes];
   } catch (error) {
     if (!(error instanceof Failed)) throw error;
+    if (mine !== asked) return;
     $("health").dataset.level = "ill";
     say($("headline"), error.status ? `Millpond cannot say how it is: ${error.message}` : "No answer from Millpond");
     show($("notices"));
     return;
   }
+  setNow(status.now);
   showHealth();
   showUpstreams(status);
   showCache(status, evictions);
-  const jobs = status.ecr.length ? (await get("ecr").catch(() => ({ jobs: [] }))).jobs : [];
   showEcr(status.ecr, jobs, refresh);
 }
 
@@ -55,7 +65,7 @@ async function refreshRare() {
 }
 
 function showHealth() {
-  const { level, headline, notices } = judge(status, flights);
+  const { level, headline, notices } = judge(status, flights, jobs);
   $("health").dataset.level = level;
   say($("headline"), headline);
   const rows = notices.map((each) => h("li", { "data-level": each.level }, each.text && h("strong", {}, each.text), h("span", {}, each.detail)));
@@ -142,7 +152,10 @@ async function start() {
     return (keys.length ? `${plural(keys.length, "key")} changed: ${keys.join(", ")}.` : "Nothing has changed.") + rest;
   }));
   document.addEventListener("visibilitychange", () => document.hidden || refresh());
-  setInterval(() => document.hidden || refresh(), SLOW);
+  setInterval(() => {
+    const pause = jobs.some((job) => job.state === "pushing") ? 0 : SLOW;
+    if (!document.hidden && Date.now() - looked >= pause) refresh();
+  }, SOON);
   await refresh();
   await refreshRare();
 }

@@ -3,7 +3,7 @@
 
 import { get, post } from "./api.js";
 import { $, empty, h, show, table, terms } from "./dom.js";
-import { ago, plural, short, size } from "./format.js";
+import { ago, brief, plural, short, size } from "./format.js";
 import { attempt } from "./session.js";
 
 const SHOWN = 40; // blobs of one image; more are only counted
@@ -67,7 +67,8 @@ const top = (image) => h("header", { class: "head" },
 
 const why = (explained) => (explained.failed
   ? h("p", { class: "why", role: "status" }, explained.failed.message)
-  : h("div", { class: "lead", role: "status" }, h("p", {}, explained.cause), h("p", { class: "next" }, explained.next)));
+  : h("div", { class: "lead", role: "status" }, h("p", { title: explained.cause }, brief(explained.cause)),
+    h("p", { class: "next", title: explained.next }, brief(explained.next))));
 
 function actions(image, detail) {
   const held = detail && !detail.failed;

@@ -1,7 +1,7 @@
 // Recent pulls: where each came from, and why it was not here where it was not.
 
 import { $, empty, h, show, table } from "./dom.js";
-import { clock, size, span, when } from "./format.js";
+import { brief, capital, clock, size, span, when } from "./format.js";
 import { opens } from "./panel.js";
 
 const KEPT = 100;
@@ -43,7 +43,7 @@ function draw() {
       ["When", "num", (pull) => h("time", { datetime: new Date(pull.at * 1000).toISOString(), title: when(pull.at) }, clock(pull.at))],
       ["Image", "main", (pull) => [
         h("a", { ...opens(pull.image), "data-key": `pull ${pull.id}` }, pull.image),
-        pull.why && h("p", { class: failed(pull) ? "why" : "fine" }, pull.why)]],
+        pull.why && h("p", { class: failed(pull) ? "why" : "fine", title: pull.why }, capital(brief(pull.why)))]],
       ["From", "", source],
       ["Size", "num", (pull) => size(pull.bytes)],
       ["Time", "num wide", (pull) => span(pull.seconds)],

@@ -1,15 +1,17 @@
 // Where content comes from and where it stays: upstreams, the disk, ECR, and what that saves.
 
 import { $, empty, gauge, h, show, terms } from "./dom.js";
-import { ago, clock, count, percent, plural, sentence, serverNow, short, size, span } from "./format.js";
+import { ago, brief, capital, clock, count, percent, plural, sentence, serverNow, short, size, span } from "./format.js";
+import { behind } from "./health.js";
 import { bars } from "./plot.js";
 import { opens } from "./panel.js";
 import { attempt } from "./session.js";
 import { post } from "./api.js";
 
 const SHOWN = 4; // failures and candidates for eviction; the whole lists are the command line's
-const STATES = { ok: "answers", idle: "not asked yet", failing: "failing", limited: "limits us", refused: "refused the last" };
+const STATES = { ok: "answers", idle: "not asked yet", failing: "failing", limited: "limits us", refused: "refuses us" };
 const LEVELS = { ok: "well", idle: "idle", failing: "ill", limited: "look", refused: "look" };
+const WHY = { ok: "fine", failing: "why" };
 
 const mark = (level, text) => h("span", { class: "mark", "data-level": level }, text);
 
@@ -21,12 +23,12 @@ export function showUpstreams({ upstreams }) {
 function upstream(each) {
   const limit = each.rate_limit;
   const wait = each.until > serverNow() ? `${each.state === "limited" ? " until" : ", next try"} ${clock(each.until)}` : "";
-  const numbers = [`${count(each.requests)} requests`, each.failures ? `${count(each.failures)} failed` : null,
+  const numbers = [plural(each.requests, "request"), each.failures ? `${count(each.failures)} failed` : null,
     `${size(each.fetched_bytes)} fetched`].filter(Boolean).join(", ");
   return h("li", {},
     h("div", { class: "pair" }, h("strong", { title: each.url }, each.name),
       mark(LEVELS[each.state] ?? "idle", (STATES[each.state] ?? each.state) + wait)),
-    each.why && each.state !== "ok" && h("p", { class: each.state !== "failing" ? "why look" : "why" }, each.why),
+    each.why && h("p", { class: WHY[each.state] ?? "why look" }, capital(each.why)),
     limit && limit.limit > 0 && h("div", { class: "pair fine" },
       gauge(limit.remaining, limit.limit, `Pulls left at ${each.name}`, limit.remaining / limit.limit < 0.15 ? "low" : ""),
       h("span", {}, `${count(limit.remaining)} of ${count(limit.limit)} pulls left${limit.window ? ` in ${span(limit.window)}` : ""}`)),
@@ -38,7 +40,7 @@ export function showCache({ cache }, evictions) {
   show($("cache"),
     h("p", { class: "big" }, size(cache.bytes), h("small", {}, ` of ${size(cache.max_size)}`)),
     gauge(cache.bytes, cache.max_size, "Disk cache filled"),
-    cache.state !== "ok" && h("p", { class: "why" }, cache.state),
+    cache.state !== "ok" && h("p", { class: "why" }, capital(cache.state)),
     terms([
       ["Filled", percent(full)],
       ["Blobs", count(cache.blobs)],
@@ -47,7 +49,7 @@ export function showCache({ cache }, evictions) {
     ]),
     evictions.length > 0 && h("h3", {}, full > 0.9 ? "Goes next" : "Would go next"),
     evictions.length > 0 && h("ul", { class: "fine list" }, byImage(evictions).slice(0, SHOWN).map((each) =>
-      h("li", {}, h("span", {}, each.image ? h("a", opens(each.image), each.image) : h("code", {}, short(each.digest))),
+      h("li", {}, h("span", {}, each.image ? h("a", opens(each.image), brief(each.image)) : h("code", {}, short(each.digest))),
         h("span", {}, `${size(each.size)}, used ${ago(each.used)}`)))));
 }
 
@@ -76,7 +78,7 @@ export function showEcr(targets, jobs, refresh) {
   show($("ecr"),
     h("ul", { class: "rows" }, targets.map((target) => h("li", {},
       h("div", { class: "pair" }, h("strong", { title: target.registry }, target.name),
-        mark(target.state === "ok" ? "well" : "look", target.state === "ok" ? "takes pushes" : "takes none")),
+        takes(target, jobs)),
       target.state !== "ok" && h("p", { class: "why look" }, target.state),
       h("p", { class: "fine" }, [`${count(target.queued)} waiting`, target.pushing ? `${count(target.pushing)} pushing` : null,
         `${count(target.done)} done`, target.rejected ? `${count(target.rejected)} rejected` : null].filter(Boolean).join(", "))))),
@@ -91,6 +93,11 @@ export function showEcr(targets, jobs, refresh) {
             "aria-label": `Retry ${image} to ${job.target}`, onclick: () => retry(job.target, `${job.repository}@${job.digest}`) }, "Retry")),
         h("p", { class: job.state === "rejected" ? "why" : "why look" }, `${job.target}: ${sentence(job.reason)}${next}`));
     })));
+}
+
+function takes(target, jobs) {
+  if (target.state !== "ok") return mark("look", "takes none");
+  return behind(target, jobs).length ? mark("look", "behind") : mark("well", "takes pushes");
 }
 
 export function showSavings({ totals }, { days, images, since }) {
