@@ -13,8 +13,8 @@ from starlette.types import Receive, Scope, Send
 from proxy.edge.access import AT_ONCE, Access
 from proxy.edge.handlers import Handlers
 from proxy.edge.problems import problem
-from proxy.edge.request import Request, request_id
-from proxy.edge.routes import Namespace, Noun, parse
+from proxy.edge.request import Request, RequestHeaders, request_id
+from proxy.edge.routes import Namespace, Noun
 from proxy.observe.events import Observer, Served
 from proxy.oci.errors import MillpondError, Unsupported
 from proxy.oci.names import Repository
@@ -52,7 +52,7 @@ class RegistryPort:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(scope=scope)
+        headers = RequestHeaders(scope)
         client = scope["client"][0] if scope.get("client") else ""
         path = scope["raw_path"].decode("ascii", "replace")
         served = Served(request_id(headers), client, scope["method"], path)
@@ -90,23 +90,20 @@ class RegistryPort:
         if access is not None:
             await access.admit(scope, headers, served)
             may_pull = access.may_pull(served.user)
-        route = parse(served.path, scope["query_string"].decode("ascii", "replace"), self._namespace)
+        route = self._namespace.route(served.path, scope["query_string"].decode("ascii", "replace"))
         served.kind, served.upstream, served.item = route.noun, route.upstream or "", route.item
         if route.repository is not None:
             served.repository = route.repository.path
         return Request(scope["method"] == "HEAD", headers, route, served, may_pull)
 
     async def _answer(self, request: Request) -> Response:
-        route, served = request.route, request.served
+        route = request.route
         if route.repository is None:
             response = await self._plain[route.noun](request)
         else:
             response = await self._in_repository[route.noun](request, route.repository)
         if route.ns:
             response.headers["OCI-Namespace"] = route.ns
-        told = dict(response.raw_headers)
-        served.origin = told.get(b"x-millpond", b"").decode()
-        served.digest = told.get(b"docker-content-digest", b"").decode()
         return response
 
 

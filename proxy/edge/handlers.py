@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final
 from urllib.parse import urlencode
 
 from starlette.responses import Response
 
 from proxy.edge.request import Request
-from proxy.edge.respond import BlobResponse, content_headers, not_modified
+from proxy.edge.respond import BlobResponse, ManifestResponse, content_headers, not_modified
 from proxy.oci.digest import Digest
 from proxy.oci.errors import PageInvalid
 from proxy.oci.manifest import OCI_INDEX
@@ -22,6 +22,8 @@ from proxy.pull.manifests import Manifests
 
 # A page of names, by default and at most (CVE-2023-2253: the client's number is no licence to allocate).
 _PAGE: Final = 1000
+# What a fleet asks for again and again; each is short, for what is none is not kept.
+_reference = lru_cache(4096)(parse_reference)
 
 
 class Handlers:
@@ -36,19 +38,20 @@ class Handlers:
         return Response("{}", media_type="application/json")
 
     async def manifest(self, request: Request, repository: Repository) -> Response:
-        reference = parse_reference(request.route.item)
+        reference = _reference(request.route.item)
         answer = await self._manifests.serve(repository, reference, request.extra_types())
         request.served.confirmed, request.served.reason = answer.confirmed, answer.reason
-        headers = content_headers(answer.manifest.digest, answer.origin)
+        request.tell(answer.origin, answer.manifest.digest)
         if not_modified(request.headers.get("if-none-match"), answer.manifest.digest):
-            return Response(status_code=304, headers=headers)
-        return Response(answer.manifest.body, headers=headers | {"Content-Type": answer.manifest.media_type})
+            return Response(status_code=304, headers=content_headers(answer.manifest.digest, answer.origin))
+        return ManifestResponse(answer.manifest, answer.origin)
 
     async def blob(self, request: Request, repository: Repository) -> Response:
         digest = Digest.parse(request.route.item)
         unmodified = not_modified(request.headers.get("if-none-match"), digest)
         if request.head or unmodified:
-            size, origin = await self._blobs.size(repository, digest)
+            size, origin, request.served.reason = await self._blobs.size(repository, digest)
+            request.tell(origin, digest)
             headers = content_headers(digest, origin) | {"Accept-Ranges": "bytes"}
             if unmodified:
                 return Response(status_code=304, headers=headers)
@@ -64,6 +67,7 @@ class Handlers:
         except BaseException:
             blob.close()
             raise
+        request.tell(blob.origin, digest)
         return BlobResponse(blob, wanted, content_headers(digest, blob.origin) | {"Accept-Ranges": "bytes"})
 
     async def tags(self, request: Request, repository: Repository) -> Response:
@@ -77,6 +81,7 @@ class Handlers:
     async def referrers(self, request: Request, repository: Repository) -> Response:
         digest = Digest.parse(request.route.item)
         answer = await self._listings.referrers(repository, digest)
+        request.tell(answer.origin)
         headers: dict[str, str] = {"X-Millpond": answer.origin, "Content-Type": OCI_INDEX}
         body = answer.manifest.body
         if wanted := request.route.query.get("artifactType"):
@@ -105,6 +110,7 @@ def _limit(request: Request) -> int:
 
 
 def _page(request: Request, page: Names, limit: int, body: dict[str, object]) -> Response:
+    request.tell(page.origin)
     headers: dict[str, str] = {"X-Millpond": page.origin}
     if page.more and page.names:
         query = {"n": str(limit), "last": page.names[-1]} | ({"ns": request.route.ns} if request.route.ns else {})

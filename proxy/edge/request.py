@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from random import getrandbits
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from starlette.datastructures import Headers
+from starlette.types import Scope
 
 from proxy.edge.routes import Route
 from proxy.observe.events import Served
@@ -26,8 +26,23 @@ _SCHEMA_1: Final = re.compile(r"application/vnd\.docker\.distribution\.manifest\
 _MAX_EXTRA_TYPES: Final = 8  # beyond the five that are always asked for; real clients name two or three at most
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class RequestHeaders(Headers):
+    """Looked up without going through all of them each time. Names are given in lower case, as ASGI has them."""
+
+    def __init__(self, scope: Scope) -> None:
+        """Of lines with the same name the first counts, as in `Headers`."""
+        super().__init__(raw=scope["headers"])
+        self._first = dict(reversed(self.raw))
+
+    def get(self, key: str, default: Any = None) -> Any:
+        value = self._first.get(key.encode("latin-1"))
+        return default if value is None else value.decode("latin-1")
+
+    def getlist(self, key: str) -> list[str]:
+        return super().getlist(key) if key.encode("latin-1") in self._first else []
+
+
+class Request(NamedTuple):
     """A GET or HEAD on the registry port."""
 
     head: bool
@@ -35,6 +50,10 @@ class Request:
     route: Route
     served: Served  # what will be said of it: a handler adds what the response does not show
     may_pull: MayPull | None = None  # of what is listed, what the client is shown; None is all of it
+
+    def tell(self, origin: str, digest: str = "") -> None:
+        """Have the log and the metrics say where the answer came from, and what it is."""
+        self.served.origin, self.served.digest = origin, digest
 
     def extra_types(self) -> tuple[str, ...]:
         """Manifest types that the client accepts beyond those that upstream is always asked for.

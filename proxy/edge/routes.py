@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, Literal
 from urllib.parse import parse_qsl, unquote
 
@@ -29,6 +30,9 @@ _PREFIXED: Final = re.compile(r"/([^/]+)/v2(?:/(.*))?\Z", re.DOTALL)
 _ITEM: Final = re.compile(r"(.+)/(manifests|blobs|referrers)/([^/]+)\Z", re.DOTALL)
 _TAGS: Final = re.compile(r"(.+)/tags/list\Z", re.DOTALL)
 _MAX_QUERY: Final = 50  # fields; the API knows four
+# Routes that are remembered, of paths up to so long: what a fleet asks for again and again, in some megabytes.
+_REMEMBERED: Final = 4096
+_MAX_REMEMBERED: Final = 512
 
 
 class Namespace:
@@ -42,6 +46,13 @@ class Namespace:
         """From now on these are the names."""
         self._names = dict(names)
         self._default = default
+        self._known_routes = lru_cache(_REMEMBERED)(lambda path, query: parse(path, query, self))
+
+    def route(self, raw_path: str, raw_query: str) -> Route:
+        """As `parse`, which nodes that pull the same have done once for all of them."""
+        if len(raw_path) + len(raw_query) > _MAX_REMEMBERED:
+            return parse(raw_path, raw_query, self)
+        return self._known_routes(raw_path, raw_query)
 
     def find(self, name: str) -> str | None:
         # ASCII only: beyond it there are letters that lower() turns into ours, such as the Kelvin sign.

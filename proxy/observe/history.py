@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 
 from proxy.observe.events import Served
 from proxy.observe.pull import HEAD, MANIFEST, Pull, day_of, restored
+from proxy.observe.rates import HITS
 from proxy.observe.sums import Sum, Sums
 from proxy.observe.surviving import surviving
 
@@ -27,6 +28,8 @@ _TICK_SECONDS: Final = 1.0
 _TICKS_TO_WRITE: Final = 10
 # Pulls that are told or noted before the event loop has its turn: a few milliseconds.
 _STEPS: Final = 50
+# Requests that are put together at a time: a quarter of a millisecond.
+_TOGETHER: Final = 64
 
 _KINDS: Final = frozenset({"manifests", "blobs"})
 _Client = tuple[str, str, str, str]  # address, user, upstream, repository
@@ -46,7 +49,10 @@ Names = Callable[[str, str, str], Collection[str]]
 
 
 class History:
-    """`began` and `observe` are told of each request on the registry port, before and after it: microseconds each.
+    """`began` and `observe` are told of each request on the registry port, before and after it.
+
+    Which pull a request belongs to is found out a moment after its end, for some at a time, or when somebody looks. Of
+    those that are answered out of memory there may be ten thousand a second, and one at a time they would cost more.
 
     A pull is what one client (address and user) asks for in one repository, from a manifest on, until it has asked for
     nothing more for `QUIET_SECONDS`. Parts without a manifest, as an instance behind a balancer sees them, are entries
@@ -72,37 +78,27 @@ class History:
         self._max_pulls = max_pulls
         self._sums = Sums(register.held)
         self._pulls = deque(_restored(register, max_pulls), max_pulls)  # in the order of their numbers
+        self._number = self._pulls[-1].number if self._pulls else 0
         self._open: dict[Pull, _Client] = {}  # those that may have more to come, oldest first
         self._alike: dict[_Client, list[Pull]] = {}  # the same
-        self._of: dict[int, Pull] = {}  # of each request in progress, by its identity
+        self._begun: dict[int, Served] = {}  # requests in progress that nobody has looked at, by their identity
+        self._of: dict[int, Pull] = {}  # the pulls of those that somebody has
+        self._ended: list[tuple[Served, float]] = []  # requests that are to be put together, and when they ended
         self._listeners: list[Listener] = []
 
     # What is told
 
     def began(self, served: Served) -> None:
         """A request has been understood, and will be answered."""
-        if served.kind not in _KINDS:
-            return
-        client = (served.client, served.user, served.upstream, served.repository)
-        alike = self._alike.get(client, ())
-        pull = self._find(alike, served) or self._begin(client, alike)
-        pull.begin(served)
-        self._of[id(served)] = pull
+        if served.kind in _KINDS:
+            self._begun[id(served)] = served
 
     def observe(self, served: Served) -> None:
         """A request has ended. An `Observer`."""
-        pull = self._of.pop(id(served), None)
-        if pull is None:
-            return
-        if served.status == 401:
-            pull.active -= 1  # a challenge: the client comes again, with a name
-            return
-        pull.add(served, self._clock())
-        if not pull.number:
-            pull.number = self._pulls[-1].number + 1 if self._pulls else 1
-            self._pulls.append(pull)
-        if pull.done:  # though this was under way: nobody will look at it again
-            self._count(pull)
+        if served.kind in _KINDS:
+            self._ended.append((served, self._clock()))
+            if len(self._ended) == _TOGETHER:
+                self._put_together()
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Have each pull told once, when it is done; until the answer is called."""
@@ -121,7 +117,7 @@ class History:
             await _in_turns(self._writing())
 
     def settle(self) -> None:
-        """Have those be done of which nothing has been heard for a while, and count the others as they are now."""
+        """Have those be done of which nothing has been heard for a while."""
         deque(self._settling(), 0)
 
     def write(self) -> None:
@@ -129,18 +125,17 @@ class History:
         deque(self._writing(), 0)
 
     def _settling(self) -> Iterator[None]:
+        self._look()
         due = self._clock() - QUIET_SECONDS
         for pull in list(self._open):
-            if pull not in self._open:
-                continue  # done meanwhile
-            if pull.active or pull.at + pull.seconds > due:
-                self._count(pull)
-            else:
+            # It may be done by now: others have their turn meanwhile.
+            if pull in self._open and not pull.active and pull.at + pull.seconds <= due:
                 self._finish(pull)
                 yield
 
     def _writing(self) -> Iterator[None]:
-        self._count_all()
+        self._put_together()
+        self._count_fetched()
         self._sums.write(self._register.note, self._today())
         yield
         for pull in list(self._pulls):
@@ -151,6 +146,7 @@ class History:
 
     async def aclose(self) -> None:
         """Nothing more will be heard of any pull: note what the last requests have changed."""
+        self._look()
         for pull in list(self._open):
             self._finish(pull)
         self.write()
@@ -161,6 +157,7 @@ class History:
         """The last pulls, newest first: those whose image, digest, client, user, source, outcome or reason has `q` in
         it, or one of which is like `q` where it has `*` or `?`; those that are older than the one with the number
         `before`."""
+        self._look()
         wanted = q.strip().lower()
         found: list[Pull] = []
         for pull in reversed(self._pulls):
@@ -172,6 +169,7 @@ class History:
 
     def last(self, upstream: str, repository: str, reference: str) -> Pull | None:
         """The last pull of this tag or digest."""
+        self._look()
         return next(
             (
                 pull
@@ -184,24 +182,62 @@ class History:
     def savings(self, days: int = 30) -> dict[str, Any]:
         """`days` with a row a day and upstream, oldest first; the `images` that saved most in these days; `since`, the
         first day of which anything is known. Days are in UTC."""
-        self._count_all()
+        self._put_together()
+        self._count_fetched()
         return self._sums.savings(days, self._today())
 
     def total(self) -> Sum:
         """Of all upstreams, since the first day of which anything is known."""
-        self._count_all()
+        self._put_together()
+        self._count_fetched()
         return self._sums.total()
 
     # Requests are put together
 
+    def _look(self) -> None:
+        """Find out of what pulls all requests are, those in progress as well."""
+        self._put_together()
+        now = self._clock()
+        begun, self._begun = self._begun, {}
+        for key, served in begun.items():
+            self._of[key] = pull = self._place(served, now)
+            pull.active += 1
+
+    def _put_together(self) -> None:
+        """Add what has ended to its pulls."""
+        ended, self._ended = self._ended, []
+        for served, now in ended:
+            known = self._begun.pop(id(served), None) is None
+            pull = self._of.pop(id(served), None) if known else None
+            if pull is not None:
+                pull.active -= 1
+            if served.status == 401 or (known and pull is None):
+                continue  # a challenge: the client comes again, with a name; or it was refused before it had begun
+            if pull is None:
+                pull = self._place(served, now - served.seconds)
+            pull.add(served, now)
+            if not pull.number:
+                self._number += 1
+                pull.number = self._number
+                self._pulls.append(pull)
+            if served.origin:
+                self._count(pull, served)
+
+    def _place(self, served: Served, began: float) -> Pull:
+        """The pull that the request belongs to; a new one where there is none."""
+        client = (served.client, served.user, served.upstream, served.repository)
+        alike = self._alike.get(client, ())
+        pull = self._find(alike, served) or self._begin(client, alike, began)
+        pull.ask(served)
+        return pull
+
     def _find(self, alike: Sequence[Pull], served: Served) -> Pull | None:
-        """The pull that the request belongs to."""
         item = served.item
         if served.kind == "manifests":
             stage = HEAD if served.method == "HEAD" else MANIFEST
             again = False
             for pull in alike:
-                if item in (pull.tag, pull.digest):
+                if item == pull.tag or item == pull.digest:  # noqa: PLR1714  a tuple for each would cost more
                     if pull.stage < stage or (pull.failures and pull.failed(item)):
                         return pull
                     again = True
@@ -216,12 +252,12 @@ class History:
     def _is_named(self, item: str, pull: Pull) -> bool:
         return any(item in self._names(pull.upstream, pull.repository, digest) for digest in pull.manifests)
 
-    def _begin(self, client: _Client, alike: Collection[Pull]) -> Pull:
+    def _begin(self, client: _Client, alike: Sequence[Pull], began: float) -> Pull:
         if len(alike) >= MAX_OPEN_ALIKE:
-            self._finish(next(iter(alike)))
+            self._finish(alike[0])
         elif len(self._open) >= MAX_OPEN:
             self._finish(next(iter(self._open)))
-        pull = Pull(self._clock(), *client)
+        pull = Pull(began, *client)
         self._open[pull] = client
         self._alike.setdefault(client, []).append(pull)
         return pull
@@ -233,28 +269,28 @@ class History:
         if not alike:
             del self._alike[client]
         pull.done, pull.written = True, False
-        self._count(pull)
         if pull.number:
-            for listener in list(self._listeners):
+            for listener in self._listeners:
                 listener(pull)
 
     # Sums
 
-    def _count_all(self) -> None:
-        for pull in self._open:
-            self._count(pull)
+    def _count(self, pull: Pull, served: Served) -> None:
+        """Bring into the sums what the request has brought to its pull."""
+        image = f"{pull.upstream}/{pull.repository}" if pull.manifests else ""
+        saved = 0 if served.origin == "upstream" else served.bytes
+        answered, changes = served.origin in HITS, pull.uncounted()
+        for row in self._sums.rows(day_of(pull.at), pull.upstream, image):
+            row.answer(served.bytes, saved, answered, changes)
+
+    def _count_fetched(self) -> None:
         today = self._today()
         for upstream, total in self._fetched().items():
             more = int(total - self._fetched_before.get(upstream, 0.0))
             if more:
-                self._sums.add(today, upstream, "", Sum(fetched_bytes=more))
+                for row in self._sums.rows(today, upstream, ""):
+                    row.fetch(more)
             self._fetched_before[upstream] = total
-
-    def _count(self, pull: Pull) -> None:
-        """Bring into the sums what has come to the pull since the last time."""
-        if more := pull.uncounted():
-            image = f"{pull.upstream}/{pull.repository}" if pull.manifests else ""
-            self._sums.add(day_of(pull.at), pull.upstream, image, more)
 
     def _today(self) -> str:
         return day_of(self._clock())

@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from proxy.observe.events import Served
 from proxy.observe.rates import HITS
-from proxy.observe.sums import Sum
 from proxy.oci.names import DOCKER_HUB
 
 SOURCES: Final = ("upstream", "ecr", "stale", "joined", "hit")
@@ -24,6 +23,11 @@ _MAX_WHY: Final = 400
 _MAX_PARTS: Final = 128
 # Manifests of one pull: an index, an image, what is attached to them.
 _MAX_MANIFESTS: Final = 8
+
+_Counts = tuple[int, int, int]  # 1 for a pull, a hit, and a saved pull
+_NONE: Final[_Counts] = (0, 0, 0)
+# Those of a pull, by whether it is a hit and whether it is saved: one for all, because each pull keeps its own.
+_COUNTS: Final = (((1, 0, 0), (1, 0, 1)), ((1, 1, 0), (1, 1, 1)))
 
 HEAD: Final = 0
 MANIFEST: Final = 1
@@ -57,7 +61,7 @@ class Pull:
     reason: str = ""  # why it was not the disk
     bytes: int = 0
     seconds: float = 0.0  # from its first request to its last byte so far
-    active: int = 0  # requests in progress
+    active: int = 0  # requests in progress that were looked at
     requests: int = 0
     done: bool = False  # nothing has been asked for any more for a while
     written: bool = True  # whether the register has it as it is
@@ -67,8 +71,7 @@ class Pull:
     # Made when it is needed: many a pull is of one manifest only, and there may be thousands a second.
     _parts: set[str] | None = None  # blobs and children that were asked for
     _fetched_manifest: bool = False
-    _counted: tuple[int, int, int] = (0, 0, 0)  # pulls, hits and saved pulls, as they are in the sums
-    _uncounted: Sum | None = None
+    _counted: _Counts = _NONE  # as it is in the sums
 
     @property
     def image(self) -> str:
@@ -101,9 +104,8 @@ class Pull:
         """Whether what was asked for has failed, and has not been served since."""
         return any(failure.item == item for failure in self.failures)
 
-    def begin(self, served: Served) -> None:
-        """One of its requests has begun."""
-        self.active += 1
+    def ask(self, served: Served) -> None:
+        """Note what one of its requests asks for."""
         item = served.item[:_MAX_ITEM]
         if served.kind == "blobs" or (self.digest and item not in (self.tag, self.digest)):
             self.stage = PARTS
@@ -111,21 +113,23 @@ class Pull:
                 self._parts = set()
             if len(self._parts) < _MAX_PARTS:
                 self._parts.add(item)
-        else:
-            if not (self.tag or self.digest):
-                self.tag, self.digest = ("", item) if ":" in item else (item, "")
-            if served.method != "HEAD":
-                self.stage = max(self.stage, MANIFEST)
+            return
+        if not (self.tag or self.digest):
+            if ":" in item:
+                self.digest = item
+            else:
+                self.tag = item
+        if served.method != "HEAD" and self.stage < MANIFEST:
+            self.stage = MANIFEST
 
     def add(self, served: Served, now: float) -> None:
         """One of its requests has ended, at `now`."""
-        self.active -= 1
         self.requests += 1
         self.bytes += served.bytes
-        self.seconds = max(0.0, now - self.at)
+        self.seconds = now - self.at if now > self.at else 0.0
         self.written = False
-        if served.origin:
-            self._sum(served)
+        if served.origin == "upstream" and served.kind == "manifests" and served.method == "GET":
+            self._fetched_manifest = True
         if served.status >= 400 or served.outcome != "complete":
             self._fail(served)
             return
@@ -140,19 +144,16 @@ class Pull:
             if len(self.manifests) < _MAX_MANIFESTS:
                 self.manifests = (*self.manifests, served.digest)
 
-    def uncounted(self) -> Sum | None:
-        """What has come to it since this was asked last; None for nothing."""
-        more, self._uncounted = self._uncounted, None
-        if more is None:
-            return None
-        # Until it is done, what looked like a hit may turn out to be none.
-        pull = bool(self.manifests)
-        hit = pull and self.source in HITS
-        saved = pull and self.upstream == DOCKER_HUB and self.stage > HEAD and not self._fetched_manifest
-        now, before = (int(pull), int(hit), int(saved)), self._counted
-        more.pulls, more.hits, more.saved_pulls = (new - old for new, old in zip(now, before, strict=True))
-        self._counted = now
-        return more
+    def uncounted(self) -> _Counts:
+        """How many pulls, hits and saved pulls it is more than when this was asked last, or fewer: what looked like a
+        hit may turn out to be none."""
+        if not self.manifests:
+            return _NONE
+        hit = self.source in HITS
+        saved = self.upstream == DOCKER_HUB and self.stage > HEAD and not self._fetched_manifest
+        pulls, hits, saved_pulls = self._counted
+        self._counted = _COUNTS[hit][saved]
+        return 1 - pulls, hit - hits, saved - saved_pulls
 
     def row(self) -> dict[str, Any]:
         """As the API tells it."""
@@ -194,18 +195,6 @@ class Pull:
         why = served.why or ("the client closed the connection" if served.outcome == "client left" else "")
         others = (failure for failure in self.failures if failure.item != item)
         self.failures = (*others, Failure(item, served.status, served.outcome, why[:_MAX_WHY]))[-_MAX_PARTS:]
-
-    def _sum(self, served: Served) -> None:
-        more = self._uncounted
-        if more is None:
-            more = self._uncounted = Sum()
-        more.requests += 1
-        more.served_bytes += served.bytes
-        if served.origin != "upstream":
-            more.saved_bytes += served.bytes
-            more.answered += served.origin in HITS
-        elif served.kind == "manifests" and served.method == "GET":
-            self._fetched_manifest = True
 
 
 def restored(record: list[Any]) -> Pull:

@@ -36,8 +36,25 @@ class Sum:
     fetched_bytes: int = 0
     changed: bool = field(default=False, init=False, repr=False)  # since it was written
 
+    def answer(self, size: int, saved: int, answered: int, counts: tuple[int, int, int]) -> None:
+        """One more request, for `size` bytes of which `saved` were not fetched. By `counts` there are more pulls, hits
+        and saved pulls, or fewer."""
+        pulls, hits, saved_pulls = counts
+        self.requests += 1
+        self.answered += answered
+        self.pulls += pulls
+        self.hits += hits
+        self.served_bytes += size
+        self.saved_bytes += saved
+        self.saved_pulls += saved_pulls
+        self.changed = True
+
+    def fetch(self, size: int) -> None:
+        """Bytes that came from upstream."""
+        self.fetched_bytes += size
+        self.changed = True
+
     def add(self, other: Sum) -> None:
-        # One by one: each pull comes by here, and to go by the fields' names takes five times as long.
         self.requests += other.requests
         self.answered += other.answered
         self.pulls += other.pulls
@@ -71,19 +88,23 @@ class Sums:
                 except (TypeError, ValueError, OverflowError):
                     continue
 
-    def add(self, day: str, upstream: str, image: str, more: Sum) -> None:
-        """`image` is a repository with its upstream, without tag; empty: it counts for the upstream only."""
+    def rows(self, day: str, upstream: str, image: str) -> tuple[Sum, ...]:
+        """Those to which something is about to be added. `image` is a repository with its upstream, without tag; empty:
+        it counts for the upstream only."""
         self._changed.add(day)
-        rows = self._upstreams.setdefault(day, {})
-        if upstream not in rows:
-            rows[upstream] = Sum()
-        rows[upstream].add(more)
-        rows = self._images.setdefault(day, {})
-        if image in rows:
-            rows[image].add(more)
-        elif image and len(rows) < IMAGES_A_DAY:
-            rows[image] = Sum()
-            rows[image].add(more)
+        upstreams = self._upstreams.setdefault(day, {})
+        whole = upstreams.get(upstream)
+        if whole is None:
+            whole = upstreams[upstream] = Sum()
+        if not image:
+            return (whole,)
+        images = self._images.setdefault(day, {})
+        row = images.get(image)
+        if row is None:
+            if len(images) >= IMAGES_A_DAY:
+                return (whole,)
+            row = images[image] = Sum()
+        return whole, row
 
     def write(self, note: Callable[[str, list[Any] | None], None], today: str) -> None:
         """Note the days that have changed since the last time, and drop those that are too old."""

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from proxy.edge.routes import Namespace
 from tests.cache.disks import landed
 from tests.edge.conftest import WITH_PORT, House
 from tests.support import images
@@ -125,3 +126,13 @@ def test_a_request_id_that_could_do_harm_is_replaced(house: House) -> None:
         answered = get(f"{house.url}/v2/", {"X-Request-Id": given}).headers["x-request-id"]
         assert answered != given
         assert len(answered) == 16
+
+
+def test_a_path_that_was_asked_for_before_means_what_the_names_say_now() -> None:
+    """After a reload: what is remembered of paths goes with the names that it was read by."""
+    namespace = Namespace({"docker.io": "docker.io"}, "docker.io")
+    path = "/v2/quay/app/manifests/1"
+    assert str(namespace.route(path, "").repository) == "docker.io/quay/app"
+    assert namespace.route(path, "") is namespace.route(path, "")
+    namespace.renew({"docker.io": "docker.io", "quay": "quay.io"}, "docker.io")
+    assert str(namespace.route(path, "").repository) == "quay.io/app"

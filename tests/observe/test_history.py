@@ -8,13 +8,14 @@ from typing import Any, Final
 
 import pytest
 
+from tests.cache.disks import landed
 from tests.conftest import StartMillpond
 from tests.edge.access import ask_from, basic, htpasswd
 from tests.support import images
 from tests.support.faults import Gate, change, refuse
 from tests.support.images import Manifest
 from tests.support.millpond import Millpond
-from tests.support.pulls import get, opened, pull
+from tests.support.pulls import get, head, opened, pull
 from tests.support.scripted import ScriptedUpstream
 from tests.support.waiting import wait_until
 
@@ -235,6 +236,27 @@ def test_whoever_joins_a_fetch_is_told_so(millpond: Millpond, upstream: Scripted
         assert second.drain()
     millpond.settle_log()
     assert millpond.log_lines(id="second")[0]["reason"] == "a fetch of it was under way already"
+
+
+def test_a_look_at_a_blob_that_is_not_here_has_its_reason_as_a_download_has(
+    millpond: Millpond, upstream: ScriptedUpstream, image: Manifest
+) -> None:
+    upstream.add(image, "library/other", "1")
+    layer = max(image.all_blobs().values(), key=lambda blob: blob.size).digest
+
+    def reason(repository: str) -> str | None:
+        assert head(f"{millpond.url}/v2/docker.io/{repository}/blobs/{layer}").status == 200
+        millpond.settle_log()
+        line = millpond.log_lines(event="served", item=layer, method="HEAD")[-1]
+        assert line["origin"] == ("upstream" if "reason" in line else "hit")
+        told: str | None = line.get("reason")
+        return told
+
+    assert reason(REPOSITORY) == "a blob of it was never pulled here before"
+    pull(_base(millpond), image, "1")
+    landed(millpond)
+    assert reason(REPOSITORY) is None
+    assert reason("library/other") == "it is on disk, but nobody has pulled it from this repository yet"
 
 
 # Sums

@@ -133,7 +133,8 @@ def test_neither_clients_nor_names_nor_time_make_it_grow(day: Day) -> None:
     """Ten thousand clients, each with an image of its own, on every second day of half a year."""
     for number in range(10_000):
         day.ask("1", client=f"10.0.{number >> 8}.{number & 255}", repository=f"team/app{number}", user="u" * 10)
-    assert len(day.history._open) <= MAX_OPEN
+    assert len(day.history.pulls(1)) == 1  # all that was told has been put together
+    assert len(day.history._open) == MAX_OPEN
     assert len(day.done) == 10_000 - MAX_OPEN
     for _ in range(90):
         day.now += 2 * DAY
@@ -146,18 +147,52 @@ def test_neither_clients_nor_names_nor_time_make_it_grow(day: Day) -> None:
     assert kinds.count("u") == DAYS / 2 + 1
     assert kinds.count("i") == (DAYS / 2 + 1) * IMAGES_A_DAY
     assert len(day.history.savings(1000)["images"]) == 100
-    assert len(day.history._of) == 0
+    day.history.settle()
+    assert [len(left) for left in (day.history._of, day.history._begun, day.history._ended)] == [0, 0, 0]
 
 
 def test_one_client_does_not_fill_it_alone(day: Day) -> None:
     for _ in range(100):
         day.ask("1")
-    assert len(day.history._open) == MAX_OPEN_ALIKE
     assert day.history.total().pulls == 100
+    assert len(day.history._open) == MAX_OPEN_ALIKE
+
+
+def test_a_pull_began_when_its_first_request_did_however_late_it_is_put_together(day: Day) -> None:
+    served = day.begin("1")
+    day.now += 8
+    served.seconds = 8
+    day.end(served)
+    day.now += 2
+    [pull] = day.history.pulls()
+    assert (pull.at, pull.seconds) == (NOON, 8)
+
+
+def test_a_request_in_progress_is_told_while_it_lasts(day: Day) -> None:
+    day.ask("1")
+    slow = day.begin(LAYERS[0])
+    assert [pull.outcome for pull in day.history.pulls()] == ["pulling"]
+    day.end(slow)
+    assert [pull.outcome for pull in day.history.pulls()] == ["complete"]
+    assert day.requests() == [2]
+
+
+def test_a_challenge_leaves_nothing_behind(day: Day) -> None:
+    """Whether somebody looked meanwhile or not."""
+    for look in (list, day.history.settle):
+        served = day.begin("1")
+        look()
+        day.end(served, 401, origin="")
+    assert day.history.pulls() == []
+    day.now += QUIET_SECONDS + 1
+    day.history.settle()
+    assert day.done == []
+    assert len(day.history._open) == 0
 
 
 def test_what_ends_after_its_pull_was_closed_is_counted_all_the_same(day: Day) -> None:
     waiting = [day.begin("1") for _ in range(MAX_OPEN_ALIKE + 1)]
+    day.history.settle()  # somebody looks at them while they are in progress
     for served in waiting:
         day.end(served)
     assert day.history.total().pulls == len(waiting)
