@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.certificates import Authority
 from tests.support.millpond import Millpond
 from tests.support.programs import leaked, require
 from tests.support.registry import PASSWORD, USER, Registry
+from tests.support.scripted import ScriptedUpstream
 from tests.support.tokens import TokenServer
 from tests.support.waiting import wait_until
 
@@ -22,6 +24,12 @@ class StartMillpond(Protocol):
     def __call__(
         self, upstreams: dict[str, Any], *, env: dict[str, str] | None = None, wait: bool = True, **config: Any
     ) -> Millpond: ...
+
+
+def pytest_configure() -> None:
+    """Examples of properties may take their time: a busy machine stands still for longer than any bound on them."""
+    settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +43,7 @@ def nothing_is_left_running() -> Iterator[None]:
     """Fail when a program that a test started outlives the session."""
     yield
     try:
-        wait_until(lambda: not leaked(), "every program that a test started has ended", 10)
+        wait_until(lambda: not leaked(), "every program that a test started has ended")
     except AssertionError as error:
         raise AssertionError(f"{error}; still running: {leaked()}") from None
 
@@ -62,6 +70,13 @@ def plain_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registr
 def password_registry(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator[Registry]:
     """A registry over TLS that wants basic authentication: USER and PASSWORD of `tests.support.registry`."""
     yield from _running(Registry(_for_registry(tmp_path_factory), authority, passwords=True))
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[ScriptedUpstream]:
+    """One for all tests of a module. Folders whose tests would disturb each other have another of this name."""
+    with ScriptedUpstream() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from tests.audit import LOCK, here, problems
-from tests.support.programs import environment, free_port
+from tests.support.ports import free_port
+from tests.support.programs import environment
 
 HASH = "--hash=sha256:" + "a" * 64
 GOOD = f"packaging=={version('packaging')} \\\n    {HASH}\n    # via something\n"

@@ -8,9 +8,8 @@ import copy
 import json
 import pickle
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -22,10 +21,11 @@ from proxy.oci.secret import Secret
 from tests.conftest import StartMillpond
 from tests.ecr.fleet import ARRIVAL, targets
 from tests.support import images
+from tests.support.command import millpond
 from tests.support.ecr import EcrDouble
-from tests.support.faults import Answer, Fault, Request, change, cut, html, redirect, refuse
+from tests.support.faults import Answer, Fault, Gate, Request, change, cut, html, redirect, refuse
 from tests.support.millpond import Millpond
-from tests.support.programs import environment, free_port
+from tests.support.ports import free_port
 from tests.support.pulls import Reply, get
 from tests.support.scripted import ScriptedUpstream
 from tests.support.waiting import wait_until
@@ -176,8 +176,8 @@ def planted(tmp_path: Path, start_millpond: StartMillpond) -> Iterator[Planted]:
         guarded.serve("/token", Answer(200, json.dumps({"token": TOKEN}).encode(), ranged=False))
         running = start_millpond(
             {
-                "docker.io": guarded.upstream(username="robot", tag_ttl="0s", read_timeout="2s"),
-                "ghcr.io": basic.upstream(username="clerk", password_file=str(password_file), read_timeout="2s"),
+                "docker.io": guarded.upstream(username="robot", tag_ttl="0s"),
+                "ghcr.io": basic.upstream(username="clerk", password_file=str(password_file)),
                 "quay.io": {"url": "https://quay.invalid", "connect_timeout": "2s"},
             },
             env={
@@ -235,7 +235,21 @@ def _fail_at_storage(planted: Planted) -> None:
         planted.blob(redirect(presigned("http://169.254.169.254", "x"), status))
         planted.blob(redirect(presigned("http://nobody.invalid", "x"), status))
         planted.blob(redirect(presigned(planted.basic.url, "loop"), status))
-    assert not planted.blob(cut(1_500_000), echo(404), size=LARGE).complete, "the answer had begun when it failed"
+    assert not _broken_off(planted).complete
+
+
+def _broken_off(planted: Planted) -> Reply:
+    """The answer for a blob that fails once a client has some of it: a break may overtake what was sent before."""
+    gate = Gate()
+    broken = change(cut_at=1_500_000, ending="reset", gates={1_400_000: gate})
+    with ThreadPoolExecutor() as clients:
+        reply = clients.submit(planted.blob, broken, echo(404), size=LARGE)
+        try:
+            sent = "millpond_sent_bytes_total"
+            wait_until(lambda: planted.millpond.metric(sent) > 100_000, "the client has some of it")
+        finally:
+            gate.open()
+        return reply.result()
 
 
 def _fail_at_the_upstream(planted: Planted) -> None:
@@ -279,29 +293,21 @@ def _admin(planted: Planted) -> None:
 
 def _command_line(planted: Planted) -> None:
     env = {
-        "PYTHONPATH": str(Path(__file__).parents[1]),
         "MILLPOND_UPSTREAMS__DOCKER_IO__PASSWORD": PASSWORD,
         "MILLPOND_ADMIN__TOKEN": ADMIN_TOKEN,
     }
-    config = ("--config", str(planted.millpond.config_file))
-    for arguments, more in (
-        (("check", *config), {}),
-        (("ecr", "status", *config), {}),
-        (("ecr", "retry", *config), {}),
-        (("check", *config), {"MILLPOND_ADMIN__TOKEN": f"{ADMIN_TOKEN} with a space"}),
-        (("check", *config), {"MILLPOND_ADMIN": json.dumps({"token": [ADMIN_TOKEN], "tokn": ADMIN_TOKEN})}),
-        (("check", *config), {"MILLPOND_UPSTREAMS__DOCKER_IO": json.dumps({"password": {"a": PASSWORD}})}),
-        (("check", *config), {"MILLPOND_UPSTREAMS__GHCR_IO__URL": f"https://clerk:{FILE_PASSWORD}@ghcr.io"}),
+    for command, more in (
+        ("check", {}),
+        ("ecr status", {}),
+        ("ecr retry", {}),
+        ("check", {"MILLPOND_ADMIN__TOKEN": f"{ADMIN_TOKEN} with a space"}),
+        ("check", {"MILLPOND_ADMIN": json.dumps({"token": [ADMIN_TOKEN], "tokn": ADMIN_TOKEN})}),
+        ("check", {"MILLPOND_UPSTREAMS__DOCKER_IO": json.dumps({"password": {"a": PASSWORD}})}),
+        ("check", {"MILLPOND_UPSTREAMS__GHCR_IO__URL": f"https://clerk:{FILE_PASSWORD}@ghcr.io"}),
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", "proxy.cli", *arguments],
-            env=environment({**env, **more}),
-            capture_output=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode or arguments[0] == "check", done.stdout
-        planted.loot.keep(f"millpond {arguments[0]} with {sorted(more)}", done.stdout + done.stderr)
+        done = millpond(*command.split(), of=planted.millpond, env={**env, **more})
+        assert done.returncode or command == "check", done.stdout
+        planted.loot.keep(f"millpond {command} with {sorted(more)}", done.stdout + done.stderr)
 
 
 def _written(planted: Planted) -> None:

@@ -111,7 +111,7 @@ def impatient(directory: Path) -> dict[str, str]:
         "import proxy.cache.calls, proxy.cache.journal, proxy.cache.ledger\n"
         "proxy.cache.calls._PAUSE_SECONDS = 3.0\n"
         "proxy.cache.journal._RETRY_SECONDS = 0.1\n"
-        "proxy.cache.ledger._LOCK_SECONDS = 0.5\n"
+        "proxy.cache.ledger._LOCK_SECONDS = 1.5\n"
     )
     return {"PYTHONPATH": f"{directory}{os.pathsep}{Path(__file__).parents[2]}"}
 

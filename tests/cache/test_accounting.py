@@ -210,4 +210,4 @@ def _silence(*_: object) -> str:
 
 
 TestCacheMachine = CacheMachine.TestCase
-TestCacheMachine.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestCacheMachine.settings = settings(max_examples=40, stateful_step_count=30)

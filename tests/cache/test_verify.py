@@ -6,10 +6,7 @@ import asyncio
 import errno
 import json
 import os
-import pty
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
@@ -28,21 +25,19 @@ from proxy.oci.errors import MillpondError
 from proxy.settings import SettingsError, load
 from tests.cache.disks import GIB, Opened, bytes_on_disk, content, flip_a_bit, landed, opened
 from tests.conftest import StartMillpond
-from tests.support import images
+from tests.support import command, images
 from tests.support.millpond import Millpond
-from tests.support.programs import environment, free_port
+from tests.support.ports import free_port
 from tests.support.pulls import Reply, get, pull
 from tests.support.scripted import ScriptedUpstream
 from tests.support.waiting import wait_until, wait_until_async
 
 pytestmark = pytest.mark.anyio
 
-ROOT: Final = Path(__file__).parents[2]
 REPOSITORY: Final = "library/x"
 IMAGE: Final = images.artifact(images.EMPTY_CONFIG, [images.blob(b"".join(images.noise(200_000, 71)))])
 PARTS: Final = [IMAGE.digest, *IMAGE.all_blobs()]
 LAYER: Final = IMAGE.blobs[1].digest
-_COLOURS: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 Row = Mapping[str, Any]
 
@@ -262,39 +257,8 @@ def base(millpond: Millpond) -> str:
     return f"{millpond.url}/v2/docker.io/{REPOSITORY}"
 
 
-def verify(config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "proxy.cli", "verify", *arguments, "--config", str(config)],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
-def on_terminal(config: Path) -> tuple[int, str]:
-    """The exit code, and what a wide terminal showed, without its colours."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "proxy.cli", "verify", "--config", str(config)],
-        cwd=ROOT,
-        env=environment({"COLUMNS": "200", "LINES": "50", "TERM": "xterm"}),
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-    )
-    os.close(theirs)
-    shown = bytearray()
-    try:
-        while piece := os.read(ours, 65536):
-            shown += piece
-    except OSError:  # how Linux says that nobody has the terminal open any more
-        pass
-    finally:
-        os.close(ours)
-    return process.wait(60), _COLOURS.sub("", shown.decode())
+def verify(of: command.Configured | Path, *arguments: str) -> command.Done:
+    return command.millpond("verify", *arguments, of=of)
 
 
 def size_of(*digests: str) -> int:
@@ -309,12 +273,12 @@ def test_a_damaged_blob_is_found_evicted_and_fetched_again(
     """Row 24; P A."""
     if not running:
         assert millpond.terminate() == 0
-    done = verify(millpond.config_file)
+    done = verify(millpond)
     whole = size_of(*PARTS)
     intact = f"{len(PARTS)} blobs, {whole} bytes: {len(PARTS)} intact, 0 damaged, 0 missing, 0 unreadable\n"
     assert (done.returncode, done.stdout, done.stderr) == (0, intact, "")
     flip_a_bit(millpond.blob_file(LAYER), 100_000, keep_times=True)
-    done = verify(millpond.config_file)
+    done = verify(millpond)
     assert (done.returncode, done.stderr) == (1, "")
     assert done.stdout == (
         f"damaged\t{LAYER}\n"
@@ -331,13 +295,13 @@ def test_a_damaged_blob_is_found_evicted_and_fetched_again(
     pull(base(millpond), IMAGE, "1")
     assert len(upstream.seen(LAYER)) == 1
     landed(millpond)
-    assert verify(millpond.config_file).returncode == 0
+    assert verify(millpond).returncode == 0
     assert millpond.metric("millpond_cache_bytes") == bytes_on_disk(millpond.cache)
 
 
 def test_a_terminal_shows_how_far_it_is(millpond: Millpond) -> None:
     flip_a_bit(millpond.blob_file(LAYER), 100_000, keep_times=True)
-    code, shown = on_terminal(millpond.config_file)
+    code, shown = command.on_terminal("verify", of=millpond)
     assert code == 1
     assert re.search(rf"damaged +{LAYER}", shown)
     assert re.search(rf"{len(PARTS)} of {len(PARTS)} blobs .* kB", shown)
@@ -349,7 +313,7 @@ def test_as_json_each_row_is_a_line_and_the_last_one_a_summary(millpond: Millpon
     if not running:
         assert millpond.terminate() == 0
     millpond.blob_file(LAYER).unlink()
-    done = verify(millpond.config_file, "--json")
+    done = verify(millpond, "--json")
     assert (done.returncode, done.stderr) == (1, "")
     *found, last = map(json.loads, done.stdout.splitlines())
     assert [row for row in found if "digest" in row] == [{"digest": LAYER, "verdict": "missing"}]
@@ -364,7 +328,7 @@ def test_what_the_ledger_does_not_know_is_verified_too_while_nothing_runs(millpo
     for file in (millpond.cache / "ledger").iterdir():
         file.unlink()
     flip_a_bit(millpond.blob_file(LAYER), 1, keep_times=True)
-    done = verify(millpond.config_file)
+    done = verify(millpond)
     assert done.returncode == 1
     assert f"damaged\t{LAYER}" in done.stdout
     assert f"{len(PARTS) - 1} intact, 1 damaged" in done.stdout
@@ -422,7 +386,7 @@ def test_a_second_verification_is_refused_until_the_first_has_ended_or_its_clien
         "def slow(self, *arguments):\n    time.sleep(3)\n    return hash_piece(self, *arguments)\n"
         "Files.hash_piece = slow\n"
     )
-    millpond = start_millpond({"docker.io": upstream.upstream()}, env={"PYTHONPATH": f"{site}:{ROOT}"})
+    millpond = start_millpond({"docker.io": upstream.upstream()}, env={"PYTHONPATH": f"{site}:{command.ROOT}"})
     body = b"".join(images.noise(16 * PIECE, 72))
     digest = upstream.add_blob(REPOSITORY, body)
     assert get(f"{base(millpond)}/blobs/{digest}", keep=False).digest == digest

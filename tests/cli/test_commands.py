@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from typing import Final
@@ -15,13 +14,13 @@ import pytest
 import yaml
 
 from tests.cache.disks import landed
-from tests.cli.conftest import ROOT, millpond, on_terminal, refused, well
 from tests.conftest import StartMillpond
 from tests.support import images
+from tests.support.command import ROOT, millpond, on_terminal, refused, well
 from tests.support.faults import Gate, change
 from tests.support.images import Manifest
 from tests.support.millpond import Millpond
-from tests.support.programs import Process, environment, program, require, run
+from tests.support.programs import Process, program, require, run
 from tests.support.pulls import opened, pull
 from tests.support.scripted import ScriptedUpstream
 from tests.support.waiting import wait_until
@@ -159,17 +158,7 @@ def test_a_configuration_is_read_again_or_refused(served: Millpond) -> None:
     good = served.directory / "good.yaml"
     good.write_text(yaml.safe_dump(served.config))
     served.config_file.write_text("cache: {max_szie: 1GiB}")
-    done = subprocess.run(
-        [sys.executable, "-m", "proxy.cli", "reload", "--config", str(good)],
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert "max_szie" in done.stderr
+    assert "max_szie" in refused("reload", of=good)
 
 
 def test_top_follows_a_download_while_it_drips(served: Millpond, upstream: ScriptedUpstream, tmp_path: Path) -> None:

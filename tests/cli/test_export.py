@@ -14,9 +14,9 @@ import pytest
 
 from proxy.cache.lock import DirectoryLock
 from tests.cache.disks import bytes_on_disk, flip_a_bit, landed
-from tests.cli.conftest import millpond, on_terminal, refused, well
 from tests.conftest import StartMillpond
 from tests.support import images
+from tests.support.command import millpond, on_terminal, refused, well
 from tests.support.images import Manifest
 from tests.support.millpond import Millpond
 from tests.support.programs import program, require, run

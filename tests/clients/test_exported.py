@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.cache.disks import landed
-from tests.cli.conftest import well
 from tests.clients.conftest import Shelf
 from tests.clients.containerd import Containerd
+from tests.support.command import well
 from tests.support.millpond import Millpond
 from tests.support.pulls import pull
 from tests.support.registry import Registry

@@ -14,7 +14,7 @@ from tests.edge.raw import ask
 from tests.support import images
 from tests.support.faults import Gate, change
 from tests.support.images import Manifest
-from tests.support.millpond import Millpond
+from tests.support.millpond import Millpond, running
 from tests.support.pulls import Reply, get
 from tests.support.scripted import ScriptedUpstream
 from tests.support.waiting import DEADLINE
@@ -34,17 +34,10 @@ IMPOSSIBLE: Final = ("bytes=500-0", "bytes=5000-10000")
 
 
 @pytest.fixture(scope="module")
-def upstream() -> Iterator[ScriptedUpstream]:
-    with ScriptedUpstream() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def millpond(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Millpond]:
     config = {"upstreams": {UPSTREAM: upstream.upstream()}, "default_upstream": UPSTREAM}
-    made = Millpond(config, tmp_path_factory.mktemp("millpond")).start()
-    yield made
-    made.stop()
+    with running(config, tmp_path_factory.mktemp("millpond")) as made:
+        yield made
 
 
 def noise() -> bytes:

@@ -63,8 +63,8 @@ def test_the_suite_passes_in_front_of_a_real_registry_cold_and_warm(
     plain_registry.forget()
     assert_passed(run(millpond.host, shelf.REPOSITORY, held, tmp_path), held, PULLS)
     assert plain_registry.served("/blobs/") == []
-    missing = [one for one in plain_registry.served("/manifests/") if one.status == 404]
-    assert plain_registry.served("/manifests/") == missing, "only what does not exist was asked for again"
+    asked = {one.status for one in plain_registry.served("/manifests/")}
+    assert asked <= {404}, "only what does not exist was asked for again"
     # containerd's own style leads to the same.
     assert_passed(run(f"{millpond.host}/{UPSTREAM}", shelf.REPOSITORY, held, tmp_path), held, PULLS)
 

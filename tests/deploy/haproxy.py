@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.support.programs import Process, accepts, free_port, program, run
+from tests.support.ports import free_port
+from tests.support.programs import Process, accepts, program, run
 
 SHIPPED: Final = Path(__file__).parents[2] / "deploy/haproxy/haproxy.cfg"
 _SERVER: Final = re.compile(r"^    server millpond-\d+ .*\n", re.MULTILINE)

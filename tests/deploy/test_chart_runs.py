@@ -19,7 +19,8 @@ from tests.deploy.helm import NAMESPACE, Values, one, render
 from tests.support import images
 from tests.support.certificates import Authority
 from tests.support.millpond import Millpond
-from tests.support.programs import Process, accepts, environment, free_port, program, require, run, succeeds
+from tests.support.ports import free_port
+from tests.support.programs import Process, accepts, environment, program, require, run, succeeds
 from tests.support.pulls import get
 from tests.support.registry import Registry
 

@@ -18,7 +18,8 @@ from proxy.observe.metrics import Metrics
 from tests.support import images
 from tests.support.ecr import ACCOUNT, REGION, EcrDouble
 from tests.support.millpond import Millpond
-from tests.support.programs import Process, free_port, program, require, run
+from tests.support.ports import free_port
+from tests.support.programs import Process, program, require, run
 from tests.support.pulls import get, pull
 from tests.support.registry import Registry
 from tests.support.waiting import wait_until

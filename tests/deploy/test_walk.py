@@ -28,6 +28,7 @@ from tests.mirror.trees import tree
 from tests.support import images
 from tests.support.ecr import EcrDouble
 from tests.support.images import Manifest
+from tests.support.ports import free_port
 from tests.support.programs import Process, program, require, require_root, succeeds
 from tests.support.pulls import get
 from tests.support.registry import Registry
@@ -35,9 +36,6 @@ from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.clients
 
-# Loopback has many addresses: a service's own, and one for each pod, so that ports stay those of the page.
-SERVICE: Final = "127.77.0.50"
-PODS: Final = ("127.77.0.2", "127.77.0.3", "127.77.0.4")
 PORTS: Final = (5000, 5001)
 UPSTREAMS: Final = ("docker.io", "ghcr.io", "registry.k8s.io", "quay.io")
 
@@ -66,27 +64,41 @@ def containerd(tmp_path: Path) -> Iterator[Containerd]:
     shutil.rmtree(tmp_path / "containerd" / "root", ignore_errors=True)
 
 
+class Addresses:
+    """Loopback has many: a service's own, and one for each pod, so that ports stay those of the page."""
+
+    def __init__(self) -> None:
+        high, low = divmod(free_port(), 256)  # which no other run of the tests has, so neither has it these
+        self.service = f"127.{high}.{low}.50"
+        self.pods = [f"127.{high}.{low}.{pod}" for pod in (2, 3, 4)]
+
+
 class Walk:
     """What `helm install` has brought to the cluster."""
 
-    def __init__(self, values: dict[str, Any], directory: Path, env: dict[str, str], stack: ExitStack) -> None:
+    def __init__(
+        self, values: dict[str, Any], addresses: Addresses, directory: Path, env: dict[str, str], stack: ExitStack
+    ) -> None:
         self.values = values
+        self.addresses = addresses
         self.objects = render(values)
         self.instances = [
             stack.enter_context(Instance(values, directory / f"millpond-{n}", host=pod, ports=PORTS, env=env))
-            for n, pod in enumerate(PODS)
+            for n, pod in enumerate(addresses.pods)
         ]
         self._haproxy(directory, stack)
         self.mirror = _Mirror(one(self.objects, "DaemonSet", "-node-mirror"), directory / "node")
         stack.callback(self.mirror.process.stop)
 
     def _haproxy(self, directory: Path, stack: ExitStack) -> None:
-        names = stack.enter_context(NameServer({f"millpond-{n}.{DOMAIN}": pod for n, pod in enumerate(PODS)}))
+        names = stack.enter_context(
+            NameServer({f"millpond-{n}.{DOMAIN}": pod for n, pod in enumerate(self.addresses.pods)})
+        )
         text = str(one(self.objects, "ConfigMap", "-haproxy")["data"]["haproxy.cfg"])
         for old, new in (
             ("parse-resolv-conf", f"nameserver cluster 127.0.0.1:{names.port}"),
-            ("bind :5000 ", f"bind {SERVICE}:5000 "),
-            ("bind :8404", f"bind {SERVICE}:8404"),
+            ("bind :5000 ", f"bind {self.addresses.service}:5000 "),
+            ("bind :8404", f"bind {self.addresses.service}:8404"),
         ):
             assert text.count(old) == 1, old
             text = text.replace(old, new)
@@ -94,7 +106,15 @@ class Walk:
         file.write_text(text)
         process = Process([program("haproxy"), "-db", "-f", str(file)], directory / "haproxy.log")
         stack.callback(process.stop)
-        process.wait_ready(_all_instances_are_up)
+        process.wait_ready(self._all_instances_are_up)
+
+    def _all_instances_are_up(self) -> bool:
+        try:
+            text = get(f"http://{self.addresses.service}:8404/metrics", timeout=2).text
+        except OSError:
+            return False
+        up = re.findall(r'^haproxy_server_status\{proxy="instances",server="[^"]*",state="UP"\} 1$', text, re.MULTILINE)
+        return len(up) == len(self.addresses.pods)
 
     def answers(self, repository: str) -> list[dict[str, Any]]:
         """What step 3 greps for: the instances' lines about a repository."""
@@ -123,24 +143,16 @@ class _Mirror:
         return [sys.executable, "-m", "proxy.cli", *(re.sub("^/host", str(self.root), text) for text in arguments)]
 
 
-def _all_instances_are_up() -> bool:
-    try:
-        text = get(f"http://{SERVICE}:8404/metrics", timeout=2).text
-    except OSError:
-        return False
-    up = re.findall(r'^haproxy_server_status\{proxy="instances",server="[^"]*",state="UP"\} 1$', text, re.MULTILINE)
-    return len(up) == len(PODS)
-
-
 def test_the_page_for_eks_leads_from_an_empty_namespace_to_pulls_by_nodes_and_back(
     alpine: Manifest, plain_registry: Registry, cloud: EcrDouble, containerd: Containerd, tmp_path: Path
 ) -> None:
     require("helm", "haproxy")
+    addresses = Addresses()
     (target,) = page.first_values()["config"]["ecr"]["targets"]
     values = merged(
         page.first_values(),
         {
-            "service": {"clusterIP": SERVICE},
+            "service": {"clusterIP": addresses.service},
             "config": {"upstreams": {name: plain_registry.upstream() for name in UPSTREAMS}},
         },
     )
@@ -149,13 +161,13 @@ def test_the_page_for_eks_leads_from_an_empty_namespace_to_pulls_by_nodes_and_ba
         **cloud.environment,
         "AWS_ENDPOINT_URL_ECR": cloud.url,
         "AWS_ENDPOINT_URL_STS": cloud.url,
-        "MILLPOND_ECR__BALANCER": f"http://{SERVICE}:5000",
+        "MILLPOND_ECR__BALANCER": f"http://{addresses.service}:5000",
     }
     with ExitStack() as stack:
-        walk = Walk(values, tmp_path, env, stack)
+        walk = Walk(values, addresses, tmp_path, env, stack)
 
         # 3. See that it works: helm test, millpond check, a pull by a node, and what the instances say of it.
-        tested = helm_test(values, f"http://{SERVICE}:5000", "docker.io/library/alpine:3.20")
+        tested = helm_test(values, f"http://{addresses.service}:5000", "docker.io/library/alpine:3.20")
         assert tested.returncode == 0, tested.stderr
         assert "from: upstream" in tested.stdout
         checked = walk.instances[0].exec("check")

@@ -133,12 +133,6 @@ class MakeCold(Protocol):
 
 
 @pytest.fixture(scope="module")
-def upstream() -> Iterator[ScriptedUpstream]:
-    with ScriptedUpstream() as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def millpond(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Millpond]:
     directory = tmp_path_factory.mktemp("millpond")
     made = Millpond({"upstreams": {UPSTREAM: upstream.upstream()}}, directory, hurried(directory / "site")).start()

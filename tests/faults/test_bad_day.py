@@ -101,6 +101,7 @@ def test_with_a_tenth_of_upstreams_answers_failing_and_a_disk_that_fills_up_fift
         assert failures == []
         assert sum(node.again for node in nodes) == 0, "containerd would have saved it, another client might not"
         assert weather.failures >= 10
+        millpond.settle_log()
         paused = millpond.log_lines(event="disk cache paused, pulls pass through")
         assert any("No space left on device" in line["reason"] for line in paused)
         assert get(f"{millpond.admin_url}/readyz").status == 200

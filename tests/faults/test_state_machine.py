@@ -30,7 +30,6 @@ PATIENCE: Final = 900
 SETTINGS: Final = settings(
     max_examples=1_000_000,  # the clock ends it
     stateful_step_count=50,
-    deadline=None,
     database=None,
     print_blob=True,
     report_multiple_bugs=False,

@@ -241,9 +241,9 @@ def test_a_body_is_whole_at_its_length_though_the_connection_stays_open(
 
 @pytest.fixture(scope="module")
 def impatient(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Millpond]:
-    """One that waits half a second for upstream's next byte."""
+    """One that waits a second for upstream's next byte."""
     directory = tmp_path_factory.mktemp("impatient")
-    config = {"upstreams": {UPSTREAM: upstream.upstream(read_timeout=0.5)}}
+    config = {"upstreams": {UPSTREAM: upstream.upstream(read_timeout=1)}}
     made = Millpond(config, directory, hurried(directory / "site")).start()
     yield made
     made.stop()

@@ -16,31 +16,23 @@ from tests.fuzz.clients import SHA
 from tests.fuzz.targets import TARGETS
 from tests.fuzz.test_targets import inputs
 from tests.support.faults import Answer
-from tests.support.millpond import Millpond
+from tests.support.millpond import Millpond, running
 from tests.support.pulls import Reply, get
 from tests.support.scripted import ScriptedUpstream
 from tests.unit import grammar
 
 UPSTREAM: Final = "registry.test"
 # A pull takes some milliseconds.
-EXAMPLES: Final = settings(max_examples=60, deadline=None)
+EXAMPLES: Final = settings(max_examples=60)
 _names = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def upstream() -> Iterator[ScriptedUpstream]:
-    with ScriptedUpstream() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
 def millpond(upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Millpond]:
     config = {"upstreams": {UPSTREAM: upstream.upstream()}, "default_upstream": UPSTREAM}
-    made = Millpond(config, tmp_path_factory.mktemp("millpond")).start()
-    yield made
-    assert get(f"{made.url}/v2/").status == 200
-    made.stop()
-    assert not made.complaints(), "\n".join(made.complaints())
+    with running(config, tmp_path_factory.mktemp("millpond")) as made:
+        yield made
+        assert get(f"{made.url}/v2/").status == 200
     assert made.log_lines(event="the request failed") == []
 
 

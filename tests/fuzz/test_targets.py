@@ -58,7 +58,7 @@ def inputs(target: Target) -> st.SearchStrategy[bytes]:
 
 @EACH
 @given(st.data())
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 def test_nothing_that_a_stranger_sends_breaks_what_must_hold(target: Target, data: st.DataObject) -> None:
     """S P W K H: each target's own docstring says which."""
     target.run(data.draw(inputs(target)))

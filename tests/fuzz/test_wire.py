@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.fuzz.test_targets import neighbours
 from tests.fuzz.wire import talk
 from tests.support import images
-from tests.support.millpond import Millpond
+from tests.support.millpond import Millpond, running
 from tests.support.pulls import get
 from tests.support.scripted import ScriptedUpstream
 
@@ -45,17 +45,19 @@ class House:
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     with ScriptedUpstream() as upstream:
         config = {"upstreams": {UPSTREAM: upstream.upstream()}, "default_upstream": UPSTREAM}
-        millpond = Millpond(config, tmp_path_factory.mktemp("house")).start()
-        image = images.artifact(images.EMPTY_CONFIG, [images.blob(bytes(range(256)) * 8)])
-        upstream.add(image, REPOSITORY, "one")
-        for path in (f"manifests/{image.digest}", f"blobs/{image.blobs[-1].digest}"):
-            assert get(f"{millpond.url}/v2/{REPOSITORY}/{path}").status == 200
-        yield House(millpond, upstream, image)
-        assert get(f"{millpond.url}/v2/").status == 200, "it serves whoever comes next"
-        millpond.stop()
-        assert not millpond.complaints(), "\n".join(millpond.complaints())
+        with running(config, tmp_path_factory.mktemp("house")) as millpond:
+            yield _house(millpond, upstream)
+            assert get(f"{millpond.url}/v2/").status == 200, "it serves whoever comes next"
         assert millpond.log_lines(level="error") == []
         assert [request.path for request in upstream.requests if REPOSITORY not in request.path] == []
+
+
+def _house(millpond: Millpond, upstream: ScriptedUpstream) -> House:
+    image = images.artifact(images.EMPTY_CONFIG, [images.blob(bytes(range(256)) * 8)])
+    upstream.add(image, REPOSITORY, "one")
+    for path in (f"manifests/{image.digest}", f"blobs/{image.blobs[-1].digest}"):
+        assert get(f"{millpond.url}/v2/{REPOSITORY}/{path}").status == 200
+    return House(millpond, upstream, image)
 
 
 # Two readers of one stream that disagree where a request ends are how requests are smuggled past the first.
@@ -181,7 +183,7 @@ def asked(image: images.Manifest) -> list[Asked]:
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_however_requests_are_cut_into_packets_each_gets_its_answer_in_order(house: House, data: st.DataObject) -> None:
     """W H."""
     chosen = data.draw(st.lists(st.sampled_from(asked(house.image)), min_size=1, max_size=6))
@@ -263,7 +265,7 @@ def assert_sound(house: House, stream: bytes) -> None:
 
 
 @given(st.lists(st.sampled_from((*WORDS, SEED)) | st.binary(max_size=6), max_size=10).map(b"".join))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_whatever_comes_in_is_answered_as_http_or_not_at_all(house: House, stream: bytes) -> None:
     """S H: and never by asking upstream."""
     assert_sound(house, stream)

@@ -94,7 +94,7 @@ CONTENTS = st.one_of(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(
     files=st.dictionaries(st.sampled_from(BUILT_IN), CONTENTS),
     modes=st.lists(st.sampled_from([0o600, 0o644, 0o400]), min_size=4, max_size=4),

@@ -51,7 +51,7 @@ def hosts_files(draw: st.DrawFn) -> str:
     return text.rstrip("\n") if draw(st.booleans()) else text
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(hosts_files())
 def test_millpond_comes_first_in_any_hosts_file_and_the_rest_keeps_its_meaning(text: str) -> None:
     merged = piece("containerd").into(text.encode())
@@ -64,7 +64,7 @@ def test_millpond_comes_first_in_any_hosts_file_and_the_rest_keeps_its_meaning(t
     assert (after if after["host"] else {k: v for k, v in after.items() if k != "host"}) == before
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(hosts_files(), st.sampled_from(["# mine\n", '[host."https://late.test"]\n  skip_verify = true\n']))
 def test_what_was_added_to_a_hosts_file_meanwhile_stays_when_millpond_leaves(text: str, added: str) -> None:
     merged = piece("containerd").into(text.encode())
@@ -131,7 +131,7 @@ DAEMONS = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(DAEMONS, st.integers(0, 4))
 def test_millpond_comes_first_in_any_daemon_json_and_leaves_it_as_it_was(daemon: dict[str, Any], indent: int) -> None:
     merged = piece("docker").into(json.dumps(daemon, indent=indent).encode())
@@ -146,7 +146,7 @@ def test_millpond_comes_first_in_any_daemon_json_and_leaves_it_as_it_was(daemon:
         assert json.loads(rest or b"{}") == daemon
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(DAEMONS, OTHERS, st.lists(st.sampled_from(["http://late.test", "http://later.test"]), unique=True))
 def test_what_an_admin_changes_in_daemon_json_meanwhile_stays(
     daemon: dict[str, Any], changes: dict[str, Any], mirrors: list[str]

@@ -22,7 +22,8 @@ from tests.support import images
 from tests.support.certificates import Authority
 from tests.support.images import Manifest
 from tests.support.millpond import Millpond
-from tests.support.programs import free_port, program, require, require_root
+from tests.support.ports import free_port
+from tests.support.programs import program, require, require_root
 from tests.support.programs import run as run_program
 from tests.support.registry import Registry
 from tests.support.waiting import wait_until

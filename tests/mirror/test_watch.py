@@ -13,7 +13,7 @@ import pytest
 
 from tests.mirror.test_config_path import STANDARD, V2
 from tests.mirror.trees import MILLPOND, Tree, tree, write
-from tests.settings.test_command_line import millpond
+from tests.support.command import millpond
 from tests.support.programs import Process
 from tests.support.waiting import wait_until
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import signal
 import ssl
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.programs import Process, free_port
+from tests.support.ports import free_port
+from tests.support.programs import Process
 from tests.support.pulls import get
-from tests.support.waiting import wait_until
+from tests.support.waiting import DEADLINE, wait_until
 
 _ROOT: Final = Path(__file__).parents[2]
 _DEFECTS: Final = ("Traceback (most recent", "never retrieved", "was never awaited", "ResourceWarning")
@@ -56,7 +58,7 @@ class Millpond:
         return f"http://127.0.0.1:{self.admin_port}"
 
     def configure(self, config: Mapping[str, Any]) -> None:
-        """Write the configuration file; a running program reads it at its next start."""
+        """Write the configuration file at one stroke; a running program reads it at its next start or reload."""
         defaults: dict[str, dict[str, Any]] = {
             "registry": {"listen": self.host},
             "admin": {"listen": f"127.0.0.1:{self.admin_port}"},
@@ -65,7 +67,9 @@ class Millpond:
         }
         filled = {name: {**section, **config.get(name, {})} for name, section in defaults.items()}
         self.config: dict[str, Any] = {**config, **filled}
-        self.config_file.write_text(yaml.safe_dump(self.config))
+        written = self.config_file.with_suffix(".new")
+        written.write_text(yaml.safe_dump(self.config))
+        written.replace(self.config_file)  # a reload that is under way never sees half of it
 
     def start(self, *, wait: bool = True) -> Millpond:
         """Run it, and return when it is ready, or at once without `wait`."""
@@ -88,7 +92,7 @@ class Millpond:
         assert self._process, "not started"
         return self._process
 
-    def terminate(self, deadline: float = 30.0) -> int:
+    def terminate(self, deadline: float = DEADLINE) -> int:
         """SIGTERM, as a service manager sends it; returns the exit code when it has drained."""
         self.process.send(signal.SIGTERM)
         return self.process.wait(deadline)
@@ -183,6 +187,17 @@ class Millpond:
             if name == key:
                 return int(value.split()[0]) * 1024
         raise AssertionError(f"{self.process.command} is not running")
+
+
+@contextlib.contextmanager
+def running(config: Mapping[str, Any], directory: Path) -> Iterator[Millpond]:
+    """One for the tests of a whole module. It fails the last of them when it has said what only a defect says."""
+    millpond = Millpond(config, directory)
+    try:
+        yield millpond.start()
+    finally:
+        millpond.stop()
+    assert not millpond.complaints(), "\n".join(millpond.complaints())
 
 
 def _labels(labels: Mapping[str, str]) -> str:

@@ -27,8 +27,6 @@ _LOG_TAIL: Final = 4000  # characters of a log that a failure shows
 _MARK: Final = "TEST_SESSION_OF_MILLPOND"
 SESSION: Final = uuid.uuid4().hex
 
-_handed_out: set[int] = set()
-
 
 def find(name: str) -> Path | None:
     """The program called `name`, or None when it is not installed."""
@@ -66,17 +64,6 @@ def program(name: str) -> str:
     if found is None:
         raise FileNotFoundError(name)
     return str(found)
-
-
-def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody uses, never the same one twice."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port not in _handed_out:
-            _handed_out.add(port)
-            return port
 
 
 def accepts(port: int) -> bool:

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import http.client
 import json
+import secrets
 import shutil
 import ssl
 from collections.abc import Iterator
@@ -18,9 +19,11 @@ import yaml
 
 from tests.support.certificates import Authority
 from tests.support.images import Manifest
-from tests.support.programs import Process, accepts, free_port, program
+from tests.support.ports import free_port
+from tests.support.programs import Process, accepts, program
 from tests.support.relay import CountingRelay, Rate
 from tests.support.tokens import ISSUER, SERVICE, TokenServer
+from tests.support.waiting import wait_until
 
 # What a registry with passwords knows. The hash is fixed, because no library of ours writes bcrypt.
 USER: Final = "robot"
@@ -174,7 +177,11 @@ class Registry:
         return found
 
     def forget(self) -> None:
-        """Start `served` afresh."""
+        """Start `served` afresh; only while it runs. What was asked for before this is not served after it."""
+        last = f"/v2/?{secrets.token_hex(8)}"
+        with contextlib.closing(self._connect()) as connection:
+            _send(connection, ("GET", last), self._authorization("nothing"), 200)
+        wait_until(lambda: self.served(last), "the log has been written")
         with self._log.open("r+") as log:
             log.truncate(0)
 

@@ -30,8 +30,9 @@ from tests.support import wire
 from tests.support.certificates import Authority
 from tests.support.faults import Answer, Fault, Request, refuse
 from tests.support.images import OCI_INDEX, Manifest
-from tests.support.programs import free_port
+from tests.support.ports import free_port
 from tests.support.sender import Sender
+from tests.support.waiting import DEADLINE
 
 OCTETS: Final = "application/octet-stream"
 
@@ -139,7 +140,7 @@ class ScriptedUpstream:
         ready: Future[None] = Future()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(ready)), daemon=True)
         self._thread.start()
-        ready.result(10)
+        ready.result(DEADLINE)
         return self
 
     def stop(self) -> None:

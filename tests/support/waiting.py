@@ -10,7 +10,7 @@ import anyio
 
 _T = TypeVar("_T")
 
-DEADLINE: Final = 20.0  # seconds; a busy two-core machine needs a few for a program to start, never this long
+DEADLINE: Final = 60.0  # seconds; a busy two-core machine needs ten for a program to start, never this long
 _PAUSE: Final = 0.02  # seconds between looks
 
 

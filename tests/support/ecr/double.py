@@ -19,7 +19,7 @@ from tests.support.ecr.faults import Call, Faults
 from tests.support.ecr.principals import Credentials, Principals
 from tests.support.ecr.registry import FakeRegistry, FakeRepository
 from tests.support.ecr.server import Answer, Request, Server
-from tests.support.programs import free_port
+from tests.support.ports import free_port
 
 ACCOUNT: Final = "111122223333"
 REGION: Final = "us-east-1"
