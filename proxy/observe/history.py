@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, Final, Protocol
 
 from proxy.observe.events import Served
-from proxy.observe.pull import HEAD, MANIFEST, Pull, day_of, restored
+from proxy.observe.openings import Names, OpenPulls
+from proxy.observe.pull import Pull, day_of, restored
 from proxy.observe.rates import HITS
 from proxy.observe.sums import Sum, Sums
 from proxy.observe.surviving import surviving
 
 # The last pulls that are kept: an evening of a busy cluster, in two megabytes.
 MAX_PULLS: Final = 2000
-# Pulls that may have more to come. A thousand nodes pull a few images each; beyond it the oldest count as done.
-MAX_OPEN: Final = 4096
-# Of one client in one repository. Several tags may be pulled at a time, and behind one address there may be many.
-MAX_OPEN_ALIKE: Final = 8
 # A pull is done when nothing more has been asked for so long: clients ask for the next part within milliseconds, and
 # while one arrives the pull goes on.
 QUIET_SECONDS: Final = 5.0
@@ -32,7 +29,6 @@ _STEPS: Final = 50
 _TOGETHER: Final = 64
 
 _KINDS: Final = frozenset({"manifests", "blobs"})
-_Client = tuple[str, str, str, str]  # address, user, upstream, repository
 Listener = Callable[[Pull], None]
 
 
@@ -42,10 +38,6 @@ class Register(Protocol):
     @property
     def held(self) -> Mapping[str, list[Any]]: ...
     def note(self, key: str, record: list[Any] | None) -> None: ...
-
-
-Names = Callable[[str, str, str], Collection[str]]
-"""The digests that a manifest names: of an upstream, its repository, and the manifest's digest."""
 
 
 class History:
@@ -71,7 +63,6 @@ class History:
         """`fetched` gives the bytes that came from each upstream since the start; `clock` is wall time that never
         jumps, in seconds."""
         self._register = register
-        self._names = names
         self._fetched = fetched
         self._fetched_before: dict[str, float] = {}
         self._clock = clock
@@ -79,8 +70,7 @@ class History:
         self._sums = Sums(register.held)
         self._pulls = deque(_restored(register, max_pulls), max_pulls)  # in the order of their numbers
         self._number = self._pulls[-1].number if self._pulls else 0
-        self._open: dict[Pull, _Client] = {}  # those that may have more to come, oldest first
-        self._alike: dict[_Client, list[Pull]] = {}  # the same
+        self._open = OpenPulls(names, self._finished)
         self._begun: dict[int, Served] = {}  # requests in progress that nobody has looked at, by their identity
         self._of: dict[int, Pull] = {}  # the pulls of those that somebody has
         self._ended: list[tuple[Served, float]] = []  # requests that are to be put together, and when they ended
@@ -130,7 +120,7 @@ class History:
         for pull in list(self._open):
             # It may be done by now: others have their turn meanwhile.
             if pull in self._open and not pull.active and pull.at + pull.seconds <= due:
-                self._finish(pull)
+                self._open.finish(pull)
                 yield
 
     def _writing(self) -> Iterator[None]:
@@ -148,7 +138,7 @@ class History:
         """Nothing more will be heard of any pull: note what the last requests have changed."""
         self._look()
         for pull in list(self._open):
-            self._finish(pull)
+            self._open.finish(pull)
         self.write()
 
     # What is asked
@@ -200,21 +190,21 @@ class History:
         now = self._clock()
         begun, self._begun = self._begun, {}
         for key, served in begun.items():
-            self._of[key] = pull = self._place(served, now)
+            self._of[key] = pull = self._open.place(served, now)
             pull.active += 1
 
     def _put_together(self) -> None:
         """Add what has ended to its pulls."""
         ended, self._ended = self._ended, []
         for served, now in ended:
-            known = self._begun.pop(id(served), None) is None
-            pull = self._of.pop(id(served), None) if known else None
+            looked = self._begun.pop(id(served), None) is None
+            pull = self._of.pop(id(served), None) if looked else None
             if pull is not None:
                 pull.active -= 1
-            if served.status == 401 or (known and pull is None):
+            if served.status == 401 or (looked and pull is None):
                 continue  # a challenge: the client comes again, with a name; or it was refused before it had begun
             if pull is None:
-                pull = self._place(served, now - served.seconds)
+                pull = self._open.place(served, now - served.seconds)
             pull.add(served, now)
             if not pull.number:
                 self._number += 1
@@ -223,54 +213,10 @@ class History:
             if served.origin:
                 self._count(pull, served)
 
-    def _place(self, served: Served, began: float) -> Pull:
-        """The pull that the request belongs to; a new one where there is none."""
-        client = (served.client, served.user, served.upstream, served.repository)
-        alike = self._alike.get(client, ())
-        pull = self._find(alike, served) or self._begin(client, alike, began)
-        pull.ask(served)
-        return pull
-
-    def _find(self, alike: Sequence[Pull], served: Served) -> Pull | None:
-        item = served.item
-        if served.kind == "manifests":
-            stage = HEAD if served.method == "HEAD" else MANIFEST
-            again = False
-            for pull in alike:
-                if item == pull.tag or item == pull.digest:  # noqa: PLR1714  a tuple for each would cost more
-                    if pull.stage < stage or (pull.failures and pull.failed(item)):
-                        return pull
-                    again = True
-            if again or ":" not in item:
-                return None  # the same once more is another pull, and so is another tag
-        naming = [pull for pull in alike if self._is_named(item, pull)]
-        if not naming and served.kind == "blobs":
-            naming = list(reversed(alike))  # nothing says whose it is: the latest is the likeliest
-        # Behind one address several clients may pull the same: a part goes to the pull that has not had it yet.
-        return next((pull for pull in naming if not pull.asked_for(item)), naming[-1] if naming else None)
-
-    def _is_named(self, item: str, pull: Pull) -> bool:
-        return any(item in self._names(pull.upstream, pull.repository, digest) for digest in pull.manifests)
-
-    def _begin(self, client: _Client, alike: Sequence[Pull], began: float) -> Pull:
-        if len(alike) >= MAX_OPEN_ALIKE:
-            self._finish(alike[0])
-        elif len(self._open) >= MAX_OPEN:
-            self._finish(next(iter(self._open)))
-        pull = Pull(began, *client)
-        self._open[pull] = client
-        self._alike.setdefault(client, []).append(pull)
-        return pull
-
-    def _finish(self, pull: Pull) -> None:
-        client = self._open.pop(pull)
-        alike = self._alike[client]
-        alike.remove(pull)
-        if not alike:
-            del self._alike[client]
+    def _finished(self, pull: Pull) -> None:
         pull.done, pull.written = True, False
         if pull.number:
-            for listener in self._listeners:
+            for listener in list(self._listeners):
                 listener(pull)
 
     # Sums

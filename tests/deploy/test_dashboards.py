@@ -17,11 +17,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from proxy.observe.metrics import Metrics
 from tests.support import images
 from tests.support.ecr import ACCOUNT, REGION, EcrDouble
+from tests.support.faults import change
 from tests.support.millpond import Millpond
 from tests.support.ports import free_port
 from tests.support.programs import Process, program, require, run
 from tests.support.pulls import get, pull
 from tests.support.registry import Registry
+from tests.support.scripted import ScriptedUpstream
 from tests.support.waiting import wait_until
 
 ROOT: Final = Path(__file__).parents[2]
@@ -33,11 +35,10 @@ CHART: Final = ROOT / "deploy/helm/millpond/files"
 _OF_TARGETS: Final = frozenset({"instance", "job", "namespace"})
 _FUNCTIONS: Final = re.compile(r"\b(?:by|on|without|ignoring) *\(([^)]*)\)")
 _SELECTOR: Final = re.compile(r"\b((?:millpond|process|python|up)(?:_[a-z_]+)?)\b(?:\{([^}]*)\})?")
-# What has not happened has no series: no upstream here has a limit or tokens, no rule decides, and nothing went wrong.
+QUOTA: Final = {"RateLimit-Limit": "100;w=21600", "RateLimit-Remaining": "20;w=21600"}
+# What has not happened has no series: no upstream here wants tokens, no rule decides, and nothing went wrong.
 _QUIET_PANELS: Final = frozenset(
     {
-        "Lowest rate limit left",
-        "Rate limit left",
         "Tokens",
         "What rules decide",
         "Wrong bytes",
@@ -52,15 +53,20 @@ _QUIET_PANELS: Final = frozenset(
 def millpond(
     tmp_path_factory: pytest.TempPathFactory, plain_registry: Registry, images_directory: Path
 ) -> Iterator[Millpond]:
-    """A Millpond through which an image was pulled, and pushed on to an ECR target."""
+    """A Millpond through which an image was pulled, and pushed on to an ECR target; and one from an upstream that says
+    how many pulls it allows."""
     image = images.simple_image(images_directory, seed=53, layers=2, size=300_000)
     plain_registry.push(image, "library/measured", "1")
-    with EcrDouble() as cloud:
-        target = {"name": "prod", "account": ACCOUNT, "region": REGION}
-        config = {"upstreams": {"docker.io": plain_registry.upstream()}, "ecr": {"targets": [target]}}
+    with EcrDouble() as cloud, ScriptedUpstream() as limiting:
+        limiting.add(image, "team/measured", "1")
+        limiting.script("/manifests/", then=change(headers=QUOTA))
+        target = {"name": "prod", "account": ACCOUNT, "region": REGION, "upstreams": ["docker.io"]}
+        upstreams = {"docker.io": plain_registry.upstream(), "quay.io": limiting.upstream()}
+        config = {"upstreams": upstreams, "ecr": {"targets": [target]}}
         made = Millpond(config, tmp_path_factory.mktemp("measured"), cloud.environment).start()
         try:
             pull(f"{made.url}/v2/library/measured", image, "1")
+            pull(f"{made.url}/v2/quay.io/team/measured", image, "1")
             wait_until(lambda: made.metric("millpond_ecr_images_total", outcome="pushed") == 1, "it is in ECR")
             yield made
         finally:

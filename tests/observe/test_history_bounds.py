@@ -9,7 +9,8 @@ import pytest
 
 from proxy.cache.register import Register
 from proxy.observe.events import Served
-from proxy.observe.history import MAX_OPEN, MAX_OPEN_ALIKE, QUIET_SECONDS, History
+from proxy.observe.history import QUIET_SECONDS, History
+from proxy.observe.openings import MAX_OPEN, MAX_OPEN_ALIKE
 from proxy.observe.pull import Pull
 from proxy.observe.sums import DAYS, IMAGES_A_DAY
 
