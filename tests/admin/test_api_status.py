@@ -149,7 +149,7 @@ def test_an_upstream_that_fails_once_among_good_answers_is_ok(fresh: Watched) ->
 
 def test_an_upstream_whose_blobs_break_off_is_failing_though_it_answers(fresh: Watched) -> None:
     digest = fresh.upstream.add_blob("library/breaks", b"".join(images.noise(2 * MIB, 14)))
-    fresh.upstream.script(digest, then=cut(1000))
+    fresh.upstream.script(digest, then=cut(1000, "close"))
     assert not get(f"{fresh.base('library/breaks')}/blobs/{digest}").complete
     assert fresh.upstream_state()["state"] == "failing"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -160,9 +161,9 @@ def test_a_tag_that_moved_and_one_that_did_not_are_told_apart(
 ) -> None:
     millpond = start_millpond({"docker.io": upstream.upstream(**ALWAYS_OLD)})
     assert _why(millpond, 1) == "the tag was never pulled here before"
-    assert _why(millpond, 2) == "the tag was checked 0 s ago, and tag_ttl is 0 s: upstream has confirmed it"
+    assert _why(millpond, 2) == "the tag was checked moments ago, and tag_ttl is 0 s: upstream has confirmed it"
     upstream.add(images.chart(seed=3), REPOSITORY, "1")
-    assert _why(millpond, 3) == "the tag has moved at upstream since it was checked 0 s ago"
+    assert _why(millpond, 3) == "the tag has moved at upstream since it was checked moments ago"
 
 
 def test_a_tag_that_stands_in_says_for_what(
@@ -198,8 +199,8 @@ def test_what_was_evicted_damaged_or_lost_says_so_also_after_a_restart(
     _damage(millpond.blob_file(layers[0]))
     millpond.blob_file(layers[1]).unlink()
     assert [_blob_reason(millpond, layer) for layer in layers] == [
-        "a blob of it was found damaged on disk 0 s ago, and dropped",
-        "a blob of it was found to be missing from the disk 0 s ago",
+        "a blob of it was found damaged on disk moments ago, and dropped",
+        "a blob of it was found to be missing from the disk moments ago",
     ]
     other = upstream.add_blob("library/other", bytes(3 * LAYER + LAYER // 2))
     assert _blob_reason(millpond, other, "library/other") == "a blob of it was never pulled here before"
@@ -352,15 +353,18 @@ def _why(millpond: Millpond, count: int) -> str:
     """The reason of the next pull of the tag, the `count`th in all."""
     assert get(_manifest(millpond, "1")).status == 200
     _wait_for(millpond, count)
-    why: str = _pulls(millpond)[0]["why"]
-    return why
+    return _lately(_pulls(millpond)[0]["why"])
 
 
 def _blob_reason(millpond: Millpond, digest: str, repository: str = REPOSITORY) -> str:
     assert get(f"{millpond.url}/v2/docker.io/{repository}/blobs/{digest}").digest == digest
     millpond.settle_log()
-    reason: str = millpond.log_lines(event="served", item=digest)[-1]["reason"]
-    return reason
+    return _lately(millpond.log_lines(event="served", item=digest)[-1]["reason"])
+
+
+def _lately(reason: str) -> str:
+    """A busy machine takes a second or more for what is a moment elsewhere."""
+    return re.sub(r"\b\d{1,2} s ago", "moments ago", reason)
 
 
 def _fail(upstream: ScriptedUpstream, status: int) -> None:
