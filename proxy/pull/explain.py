@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from proxy.oci.errors import Denied, MillpondError, Unknown, UpstreamLimited
 from proxy.oci.names import parse_image
 from proxy.pull.causes import ago, cause, next_pull, sized, span_of
 from proxy.pull.findings import DISK, Findings, Sights, Standing
@@ -135,7 +136,7 @@ class _Steps:
     def _upstream(self) -> Step:
         facts, health = self._facts, self._found.registry.health
         if facts.error is not None:
-            return Step("upstream", "failing", f"{facts.error}{facts.when or ' (just now)'}")
+            return Step("upstream", _kind(facts.error), f"{facts.error}{facts.when or ' (just now)'}")
         if facts.asked is not None:
             said = f"it says that the tag points at {facts.answer}" if facts.answer else "it has what is asked for"
             return Step("upstream", "ok", f"{said}{facts.when or ' (just now)'}")
@@ -202,3 +203,15 @@ _IDENTITIES: Final[Mapping[str, str]] = {
     "password": "a user name and a password are configured",
     "aws": "Millpond logs in with AWS credentials",
 }
+
+
+def _kind(error: MillpondError) -> str:
+    """In a word, how upstream answered a question about an image."""
+    match error:
+        case Unknown():
+            return "does not have it"
+        case Denied():
+            return "refuses"
+        case UpstreamLimited():
+            return "limits"
+    return "fails"

@@ -81,6 +81,7 @@ def test_a_token_that_is_refused_is_the_cause_and_no_secret_is_told(
     found = planted.explain()
     assert found["cause"].startswith(f"Upstream {UPSTREAM} refuses Millpond: ")
     assert "403" in found["next"]
+    assert step(found, "upstream")["answer"] == "refuses"
     assert step(found, "credentials")["answer"] == "password"
     assert PASSWORD_OF_YESTERDAY not in str(found)
     assert "Bearer ey" not in str(found)
@@ -93,6 +94,7 @@ def test_a_tag_that_upstream_has_deleted_is_the_cause(
     found = planted.explain()
     assert found["cause"].startswith(f"The tag is deleted at upstream {UPSTREAM}, ")
     assert "404" in found["next"]
+    assert step(found, "upstream")["answer"] == "does not have it"
     assert found["digest"] == IMAGE.digest, "to explain forgets nothing"
     assert planted.manifest().status == 404
     found = planted.explain()
