@@ -22,8 +22,8 @@ from proxy.admin.answers import Row
 from proxy.admin.ecr import EcrDesk
 from proxy.observe.metrics import Metrics
 from proxy.observe.rates import Look, Rate, Rates
+from proxy.oci.figures import sized
 from proxy.pull.blobs import Blobs
-from proxy.pull.causes import sized
 from proxy.upstream.client import Registry
 
 # In one answer: as many as somebody reads. Their number is told beside them.

@@ -9,6 +9,7 @@ from proxy.cache.blobs import BlobStore
 from proxy.cache.catalog import Catalog, TagRecord
 from proxy.oci.digest import Digest
 from proxy.oci.errors import DigestInvalid, DiskFailure
+from proxy.oci.figures import sized
 from proxy.oci.manifest import Manifest
 from proxy.oci.names import Image
 
@@ -30,7 +31,7 @@ class Intake:
             DiskFailure: `whole` bytes, of which this is a part, have no place in the budget.
         """
         if not self._store.admits(whole):
-            raise DiskFailure(self._store.trouble or f"{whole} bytes are more than cache.max_size; make that larger")
+            raise DiskFailure(self._store.trouble or f"{sized(whole)} are more than cache.max_size; make that larger")
         return [digest for digest in content if digest not in self._store]
 
     async def blob(self, digest: Digest, size: int, chunks: AsyncIterable[bytes]) -> None:

@@ -11,6 +11,7 @@ from proxy.cache.files import IncomingFile
 from proxy.cache.index import Entry, Index
 from proxy.oci.digest import Digest
 from proxy.oci.errors import DiskFailure
+from proxy.oci.figures import sized
 
 
 class Room:
@@ -31,7 +32,7 @@ class Room:
 
     def refuses(self, size: int) -> str:
         """Why so many bytes have no place even in an empty cache; empty when they have."""
-        return "" if size <= self.max_size else f"{size} bytes are more than cache.max_size ({self.max_size} bytes)"
+        return "" if size <= self.max_size else f"{sized(size)} are more than cache.max_size ({sized(self.max_size)})"
 
     def promise(self, incoming: IncomingFile, free: int) -> list[tuple[Digest, Entry]]:
         """Promise a file its size where the file system has `free` bytes left, and name who goes for it: the index has
@@ -60,10 +61,10 @@ class Room:
 
     def _refusal(self, size: int, free: int) -> DiskFailure:
         held = self._index.held_bytes
-        pinned = f" and {held} that are pinned (unpin an image to make room)" if held else ""
+        pinned = f" and {sized(held)} that are pinned (unpin an image to make room)" if held else ""
         reason = (
-            f"no room for {size} bytes beside {self._reserved} that are arriving{pinned}: cache.max_size is "
-            f"{self.max_size} bytes, {free} bytes are free, cache.min_free keeps {self.min_free} of them"
+            f"no room for {sized(size)} beside {sized(self._reserved)} that are arriving{pinned}: cache.max_size is "
+            f"{sized(self.max_size)}, {sized(free)} are free, cache.min_free keeps {sized(self.min_free)} of them"
         )
         if held:  # else it passes: what arrives will have landed, and may go
             if not self.crowded:  # once, however many pulls pass through

@@ -16,6 +16,7 @@ from proxy.cli.completion import image_names
 from proxy.cli.config import settings_or_exit
 from proxy.cli.directory import directory_or_server
 from proxy.oci.errors import Unsupported
+from proxy.oci.figures import sized
 from proxy.settings import Settings
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def _change(
         click.echo(json.dumps(answer))
     else:
         blobs = text.count(answer["digests"], "blob")
-        text.print_line([answer["image"], f"{what}: {blobs}, {text.size(answer['bytes'])}"])
+        text.print_line([answer["image"], f"{what}: {blobs}, {sized(answer['bytes'])}"])
     return 0
 
 

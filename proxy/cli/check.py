@@ -16,12 +16,12 @@ from urllib.parse import urlsplit
 import click
 
 from proxy.cli.config import config_option, settings_or_exit
-from proxy.cli.text import size
 from proxy.ecr.errors import Refused, RepositoryMissing
 from proxy.ecr.target import Target
 from proxy.observe import logs
 from proxy.oci.digest import Digest
 from proxy.oci.errors import Denied, MillpondError
+from proxy.oci.figures import sized
 from proxy.oci.names import Repository
 from proxy.settings import Cache, Settings, Upstream, ecr_targets
 
@@ -165,11 +165,11 @@ def cache_state(cache: Cache) -> Finding:
         return Finding(
             subject,
             False,
-            f"only {size(usage.free)} free on the file system of {present}, and cache.min_free keeps "
-            f"{size(kept_free)} of it; make room or lower cache.min_free",
+            f"only {sized(usage.free)} free on the file system of {present}, and cache.min_free keeps "
+            f"{sized(kept_free)} of it; make room or lower cache.min_free",
         )
     return Finding(
-        subject, True, f"{directory} {state}; up to {size(budget)} will be used, {size(usage.free)} free now"
+        subject, True, f"{directory} {state}; up to {sized(budget)} will be used, {sized(usage.free)} free now"
     )
 
 

@@ -13,6 +13,7 @@ from proxy.cli.cached import Row, cached_images, full_name
 from proxy.cli.command import command, json_option
 from proxy.cli.completion import image_names
 from proxy.cli.config import settings_or_exit
+from proxy.oci.figures import sized, span_of
 
 _HEADS = ["image", "digest", "size", "on disk", "platforms", "confirmed", "used", "", "held by"]
 
@@ -39,7 +40,7 @@ def _cells(row: Row, now: float) -> list[str]:
     return [
         full_name(row),
         text.short(row["digest"]),
-        text.size(row["size"]),
+        sized(row["size"]),
         text.share(row["present"], row["size"]),
         ", ".join(row["platforms"]),
         _ago(row["checked"], now),
@@ -50,4 +51,4 @@ def _cells(row: Row, now: float) -> list[str]:
 
 
 def _ago(moment: float | None, now: float) -> str:
-    return f"{text.span(now - moment)} ago" if moment else ""
+    return f"{span_of(now - moment)} ago" if moment else ""

@@ -13,6 +13,7 @@ import click
 
 from proxy.cli import text
 from proxy.cli.show import as_lines
+from proxy.oci.figures import sized
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -28,7 +29,7 @@ def follow(rows: Iterable[Row], verb: str, *, as_json: bool) -> int:
         return 1 if as_lines(rows).get("failed") else 0
     summary = _bars(rows) if text.on_terminal() else _lines(rows)
     failed = f", {summary['failed']} failed" if summary["failed"] else ""
-    click.echo(f"{text.count(summary['done'], 'image')} {verb}, {text.size(summary['bytes'])}{failed}")
+    click.echo(f"{text.count(summary['done'], 'image')} {verb}, {sized(summary['bytes'])}{failed}")
     return 1 if summary["failed"] else 0
 
 
@@ -38,7 +39,7 @@ def _lines(rows: Iterable[Row]) -> Row:
         if "summary" in row:
             summary = row["summary"]
         elif row["state"] in _ENDED:
-            text.print_line([row["state"], row["image"], row["reason"] or text.size(row["bytes_total"])])
+            text.print_line([row["state"], row["image"], row["reason"] or sized(row["bytes_total"])])
     return summary
 
 
@@ -65,7 +66,7 @@ def _bars(rows: Iterable[Row]) -> Row:
             if row["state"] in _ENDED:
                 if image in tasks:
                     bars.remove_task(tasks.pop(image))
-                line = [row["state"], image, row["reason"] or text.size(row["bytes_total"])]
+                line = [row["state"], image, row["reason"] or sized(row["bytes_total"])]
                 bars.console.print(*map(text.styled, line), sep="  ")
             elif row["state"] == "pulling":
                 if image not in tasks:

@@ -14,6 +14,7 @@ from proxy.cli.cached import Row
 from proxy.cli.command import command, json_option
 from proxy.cli.config import settings_or_exit
 from proxy.cli.directory import directory_or_server
+from proxy.oci.figures import sized, span_of
 
 if TYPE_CHECKING:
     from proxy.cache.disk import DiskCache
@@ -86,35 +87,35 @@ def _program(found: Row) -> list[str]:
     state = "ok" if found["ready"] else "draining" if found["draining"] else "not ready"
     hits = f" ({text.share(totals['hits'], totals['requests'])} hits)" if totals["requests"] else ""
     work = f"{text.count(found['active'], 'response')} and {text.count(found['flights'], 'download')} in progress"
-    moved = ", ".join(f"{text.size(totals[f'{way}_bytes'])} {way}" for way in ("served", "fetched", "saved"))
+    moved = ", ".join(f"{sized(totals[f'{way}_bytes'])} {way}" for way in ("served", "fetched", "saved"))
     return [
         f"millpond {found['version']}",
         state,
-        f"up {text.span(found['now'] - found['started'])}, {work}, loop at most {found['lag'] * 1000:.0f} ms late",
+        f"up {span_of(found['now'] - found['started'])}, {work}, loop at most {found['lag'] * 1000:.0f} ms late",
         f"{text.count(totals['requests'], 'request')}{hits}, {moved}",
     ]
 
 
 def _cache(room: Row) -> list[str]:
-    free = text.size(room["free"]) if room["free"] is not None else "nobody knows how much"
-    filled = f"{text.size(room['bytes'])} of {text.size(room['max_size'])}, {text.size(room['pinned_bytes'])} pinned"
+    free = sized(room["free"]) if room["free"] is not None else "nobody knows how much"
+    filled = f"{sized(room['bytes'])} of {sized(room['max_size'])}, {sized(room['pinned_bytes'])} pinned"
     return [
         "cache",
         room["state"],
         f"{text.count(room['blobs'], 'blob')}, {filled}",
-        f"{free} free, of which {text.size(room['min_free'])} stay so",
+        f"{free} free, of which {sized(room['min_free'])} stay so",
     ]
 
 
 def _upstream(each: Row, now: float) -> list[str]:
     limit = each["rate_limit"]
-    until = f" (asked again in {text.span(each['until'] - now)})" if each["until"] else ""
+    until = f" (asked again in {span_of(each['until'] - now)})" if each["until"] else ""
     return [
         each["name"],
         each["state"],
         str(each["requests"]),
         str(each["failures"]),
-        text.size(each["fetched_bytes"]),
+        sized(each["fetched_bytes"]),
         f"{limit['remaining']} of {limit['limit']} left" if limit else "",
         f"{each['why'] or ''}{until}",
     ]

@@ -26,9 +26,6 @@ _STYLES: Final = {
 }
 _SHORT: Final = len("sha256:") + 12  # as much of a digest as people compare by eye
 
-_UNITS: Final = ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
-_SPANS: Final = ((86400, "d"), (3600, "h"), (60, "min"))
-
 
 def on_terminal() -> bool:
     return sys.stdout.isatty()
@@ -67,22 +64,6 @@ def styled(text: str) -> Text:
 def print_line(parts: Iterable[str]) -> None:
     """One line whatever a message holds, so that grep and cut can be relied on."""
     click.echo("\t".join(" ".join(part.split()) for part in parts))
-
-
-def size(count: float) -> str:
-    """Bytes, as `1.5 GiB`."""
-    for whole, unit in _UNITS:
-        if count >= whole:
-            return f"{count / whole:.1f} {unit}"
-    return f"{count:.0f} bytes"
-
-
-def span(seconds: float) -> str:
-    """As `3 h`, `12 s`: one unit is as exact as anybody asks how long something was."""
-    for whole, unit in _SPANS:
-        if seconds >= whole:
-            return f"{seconds / whole:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
 
 
 def count(number: int, what: str) -> str:

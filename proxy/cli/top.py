@@ -12,6 +12,7 @@ import click
 from proxy.cli import text
 from proxy.cli.cached import Row
 from proxy.cli.command import api_of, command, json_option
+from proxy.oci.figures import sized
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -71,13 +72,13 @@ def _screen(tick: Row, recent: Iterable[str]) -> Group:
 def _sums(tick: Row) -> list[str]:
     hits = tick["hit_ratio"]
     return [
-        f"{text.size(tick['served_rate'])}/s out",
-        f"{text.size(tick['fetched_rate'])}/s in",
+        f"{sized(tick['served_rate'])}/s out",
+        f"{sized(tick['fetched_rate'])}/s in",
         f"{tick['requests_rate']:.0f} requests/s",
         f"{100 * hits:.0f} % hits" if hits is not None else "no hits yet",
         text.count(tick["active"], "response"),
         text.count(tick["flights_total"], "download"),
-        f"cache {text.size(tick['cache_bytes'])}",
+        f"cache {sized(tick['cache_bytes'])}",
         f"loop {tick['lag'] * 1000:.0f} ms",
     ]
 
@@ -89,12 +90,12 @@ def _flight(each: Row) -> list[str]:
         f"{each['repository']} {text.short(each['digest'])}",
         each["tier"] or "",
         "█" * int(_FULL * part) + "░" * (_FULL - int(_FULL * part)),
-        text.share(each["landed"], size) if size else text.size(each["landed"]),
-        f"{text.size(each['rate'])}/s",
+        text.share(each["landed"], size) if size else sized(each["landed"]),
+        f"{sized(each['rate'])}/s",
         str(each["followers"]),
     ]
 
 
 def _pull(pull: Row) -> str:
-    took = f"{text.size(pull['bytes'])} in {pull['seconds']:.1f} s"
+    took = f"{sized(pull['bytes'])} in {pull['seconds']:.1f} s"
     return f"{pull['client']}  {pull['image']}  {pull['source']}  {took}  {pull['why'] or ''}"

@@ -11,14 +11,12 @@ from typing import Any, Final
 
 from proxy.oci.digest import Digest
 from proxy.oci.errors import Denied, MillpondError, Unknown, UpstreamLimited
+from proxy.oci.figures import sized, span_of
 
 # A pull that went wrong longer ago explains nothing any more.
 _RECENT: Final = 86_400.0
 # Of somebody else's words, in characters.
 _MAX_WORDS: Final = 400
-
-_SIZES: Final = (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10))
-_SPANS: Final = (("d", 86_400), ("h", 3_600), ("min", 60))
 
 
 @dataclass(slots=True)
@@ -102,16 +100,6 @@ def ago(seconds: float) -> str:
     """`5 min ago`, `in 3 h`: what a person needs to know of it."""
     span = span_of(abs(seconds))
     return f"{span} ago" if seconds >= 0 else f"in {span}"
-
-
-def span_of(seconds: float) -> str:
-    """`40 s`, `5 min`, `3 h`, `2 d`."""
-    return next((f"{seconds / size:.0f} {unit}" for unit, size in _SPANS if seconds >= size), f"{seconds:.0f} s")
-
-
-def sized(count: int) -> str:
-    """`12 bytes`, `3.4 MiB`."""
-    return next((f"{count / size:.1f} {unit}" for unit, size in _SIZES if count >= size), f"{count} bytes")
 
 
 def _access(facts: Facts) -> str:

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from proxy.oci.errors import Denied, MillpondError, Unknown, UpstreamLimited
+from proxy.oci.figures import sized, span_of
 from proxy.oci.names import parse_image
-from proxy.pull.causes import ago, cause, next_pull, sized, span_of
+from proxy.pull.causes import ago, cause, next_pull
 from proxy.pull.findings import DISK, Findings, Sights, Standing
 from proxy.pull.questions import Questions
 

@@ -22,10 +22,11 @@ from proxy.ecr.job import job_key
 from proxy.ecr.tier import JobStatus, TargetStatus
 from proxy.oci.digest import Digest
 from proxy.oci.errors import PolicyDenied, UpstreamInvalid
+from proxy.oci.figures import sized
 from proxy.oci.manifest import Manifest, parse_manifest
 from proxy.oci.names import Image, Repository, Tag
 from proxy.pull.blobs import Blobs
-from proxy.pull.causes import Facts, sized
+from proxy.pull.causes import Facts
 from proxy.pull.freshness import TagPolicy
 from proxy.pull.near import Near
 from proxy.pull.policy import Policy

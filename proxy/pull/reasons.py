@@ -7,8 +7,9 @@ from typing import Final
 from proxy.cache.blobs import BlobStore
 from proxy.cache.departures import Departure, Departures, Why
 from proxy.oci.digest import Digest
+from proxy.oci.figures import span_of
 from proxy.oci.names import Repository, Tag
-from proxy.pull.causes import ago, span_of
+from proxy.pull.causes import ago
 
 JOINED: Final = "a fetch of it was under way already"
 DELETED: Final = "upstream has deleted the tag, and on_deleted keeps what is cached"

@@ -13,6 +13,7 @@ from proxy.cache.ledger import Record
 from proxy.cache.sweep import sweep
 from proxy.oci.digest import Digest
 from proxy.oci.errors import DiskFailure, RequestError
+from proxy.oci.figures import sized
 from proxy.oci.manifest import parse_manifest
 from proxy.oci.names import Repository, Tag
 from tests.cache.disks import Opened, content, opened
@@ -219,11 +220,11 @@ async def test_when_pins_leave_no_room_nothing_is_evicted_and_the_reason_says_so
         await pull(cache, pinned)
         pin(cache, pinned)
         kept = await cache.keep(other)
-        with pytest.raises(DiskFailure, match=rf"and {size(pinned)} that are pinned \(unpin an image to make room\)"):
+        with pytest.raises(DiskFailure, match=rf"and {sized(size(pinned))} that are pinned \(unpin an image"):
             await cache.store.begin(Digest.of(b"x"), 700)
         assert kept in cache.store
         assert cache.store.trouble == ""  # what fits is still kept
-        assert cache.store.crowded.startswith("no room for 700 bytes beside 0 that are arriving and ")
+        assert cache.store.crowded.startswith("no room for 700 bytes beside 0 bytes that are arriving and ")
         cache.cache.pins.unpin(APP, ONE)
         await cache.keep(content(700))
         assert cache.store.crowded == ""

@@ -209,7 +209,7 @@ def test_what_has_no_place_in_the_cache_is_refused_before_anything_goes(sites: S
     well("export", str(sites.stick), of=sites.here)
     sites.there.configure({**sites.there.config, "cache": {"max_size": 1_000_000}})
     told = refused("import", str(sites.stick), of=sites.there)
-    assert re.search(r"\d+ bytes are more than cache.max_size; make that larger", told)
+    assert re.search(r"\d MiB are more than cache.max_size; make that larger", told)
     assert bytes_on_disk(sites.there.cache) == 0
 
 
