@@ -109,6 +109,8 @@ class Response:
             cycle.expected_content_length -= count
         if not message.get("more_body", False):
             await cycle.send({"type": "http.response.body", "body": b"", "more_body": False})
+            if cycle.disconnected and cycle.expected_content_length == 0 and not cycle.chunked_encoding:
+                cycle.response_complete = True  # it has all of it, and went before we came to say so
 
     async def _send_range(self, file: sendfile.File, offset: int, count: int) -> None:
         connection = self._connection

@@ -60,7 +60,7 @@ async def test_a_blob_larger_than_the_budget_is_refused_and_nothing_is_evicted_f
 async def test_a_blob_that_would_leave_less_than_min_free_is_refused_and_nothing_is_evicted(tmp_path: Path) -> None:
     """A."""
     async with opened(tmp_path, min_free=1 << 60) as cache:
-        with pytest.raises(DiskFailure, match=f"cache.min_free keeps {1 << 60} of them"):
+        with pytest.raises(DiskFailure, match=r"cache.min_free keeps 1048576.0 TiB of them"):
             await cache.store.begin(Digest.of(b"x"), 1)
         assert cache.store.accounted == 0
         assert list((tmp_path / "incoming").iterdir()) == []

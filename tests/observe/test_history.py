@@ -49,8 +49,9 @@ def test_a_pull_is_one_entry_with_what_it_brought_and_why(millpond: Millpond, im
     for number in (1, 2):
         assert get(_manifest(millpond, "1"), method="HEAD").status == 200  # as containerd resolves a tag
         pull(_base(millpond), image, "1")
-        # A request is noted a moment after its last byte.
+        # A request is noted a moment after its last byte, and so is a blob.
         _wait_for(millpond, number, requests=_requests(image))
+        landed(millpond)
     newest, oldest = _pulls(millpond)
     assert _of(oldest, "image", "digest", "client", "user", "source", "status", "outcome", "why") == {
         "image": f"{NAME}:1",

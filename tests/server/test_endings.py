@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 import structlog.testing
 
 from proxy.oci.errors import UpstreamUnreachable
-from proxy.server import Limits
+from proxy.server import Limits, pump
 from proxy.server.asgi import Receive, Send
+from proxy.server.pump import AT_ONCE
+from proxy.server.sendfile import send_piece
 from tests.server.harness import DEADLINE, Client, FileApp, body, hello, serving, start
 from tests.support.waiting import wait_until_async
 
@@ -217,3 +220,35 @@ async def test_nothing_of_uvicorn_is_printed(capfd: pytest.CaptureFixture[str]) 
         client.write(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
         assert (await client.response()).status == 200
     assert capfd.readouterr() == ("", "")
+
+
+async def test_a_client_that_has_all_and_closes_before_the_thread_says_so_has_not_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that has sent the last byte tells the event loop of it, which may hear of the client's end before."""
+    size = 2 * AT_ONCE
+    file = tmp_path / "blob"
+    file.write_bytes(bytes(size))
+    app, ended, heard = FileApp(file), asyncio.Event(), threading.Event()
+
+    def send_late(sock: int, source: int, offset: int, count: int) -> int:
+        taken = send_piece(sock, source, offset, count)
+        if offset + taken == size:
+            assert heard.wait(DEADLINE)
+        return taken
+
+    async def noted(scope: Any, receive: Receive, send: Send) -> None:
+        try:
+            await app(scope, receive, send)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(pump, "send_piece", send_late)
+    async with serving(noted) as server, Client(server.port) as client:
+        client.ask()
+        assert (await client.response()).body == bytes(size)
+        await client.leave()
+        await wait_until_async(lambda: server.connections == 0, "the server knows that the client has gone")
+        heard.set()
+        await asyncio.wait_for(ended.wait(), DEADLINE)
+    assert app.failures == []
