@@ -53,25 +53,40 @@ class DiskCalls:
         self._threads.shutdown()
 
 
+async def ended(work: asyncio.Task[T]) -> T:
+    """What `work` returns or raises, once it has ended: whoever is cancelled meanwhile, even again and again, is so
+    after that. For a thread cannot be called back, and half of it would leave the disk other than it is thought to be.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait({work})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is None:
+        return work.result()
+    if not work.cancelled():
+        work.exception()  # nobody is left to be told
+    raise cancelled
+
+
 def unbroken(
     undo: Callable[[Any, Any], Coroutine[Any, Any, object]] | None = None,
 ) -> Callable[[Callable[P, Coroutine[Any, Any, T]]], Callable[P, Coroutine[Any, Any, T]]]:
-    """A method that comes to its end though its caller is cancelled, for a thread cannot be called back, and half of it
-    would leave the disk other than it is thought to be. The caller is cancelled after that; `undo(self, result)` takes
-    back what nobody gets then."""
+    """A method that comes to its end though its caller is cancelled (`ended`). `undo(self, result)` takes back what
+    nobody gets then."""
 
     def whole(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         @functools.wraps(method)
-        async def ended(*args: P.args, **kwargs: P.kwargs) -> T:
+        async def to_its_end(*args: P.args, **kwargs: P.kwargs) -> T:
             work = asyncio.create_task(method(*args, **kwargs))
             try:
-                return await asyncio.shield(work)
+                return await ended(work)
             except asyncio.CancelledError:
-                await asyncio.wait({work})
                 if not work.cancelled() and not work.exception() and undo is not None:
-                    await undo(args[0], work.result())
+                    await ended(asyncio.create_task(undo(args[0], work.result())))
                 raise
 
-        return ended
+        return to_its_end
 
     return whole

@@ -180,9 +180,9 @@ class Flight:
     async def cancel(self) -> None:
         """End it, and wait for the end. What has been verified is kept first: that takes only as long as the disk."""
         if self._task:
-            if not self.verified:
+            if not self.verified and not self._task.cancelling():  # a second time would cut its end short
                 self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await asyncio.wait({self._task})
 
     # The task: bring the blob, keep it, and tell everyone how that went
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from proxy.cache.blobs import BlobStore
+from proxy.cache.calls import ended
 from proxy.cache.files import IncomingFile
 
 # Received and not yet written. Enough to keep upstream and disk busy at once, little enough for many flights.
@@ -41,9 +42,10 @@ class Writer:
             await self.drain()
 
     async def drain(self) -> None:
-        """Wait until all is written. Raises DiskFailure."""
+        """Wait until all is written, though the caller is cancelled: after this nobody writes to the file. Raises
+        DiskFailure."""
         if self._job is not None:
-            await asyncio.shield(self._job)  # a thread that writes cannot be called back
+            await ended(self._job)
 
     async def _write_all(self) -> None:
         while self._batch:
