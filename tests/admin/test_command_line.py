@@ -28,7 +28,8 @@ def test_the_token_of_the_configuration_is_shown(wide_with_token: Port) -> None:
 
 def test_the_token_of_the_environment_is_shown(wide_with_token: Port, tmp_path: Path) -> None:
     config = tmp_path / "client.yaml"
-    config.write_text(f"admin: {{listen: '127.0.0.1:{wide_with_token.millpond.admin_port}'}}")
+    listen = f"127.0.0.1:{wide_with_token.millpond.admin_port}"
+    config.write_text(f"admin: {{listen: '{listen}'}}\ncache: {{directory: {tmp_path}}}")
     assert ALLOWED in retry(config, MILLPOND_ADMIN__TOKEN=TOKEN)
     assert "changes need the token of this server" in retry(config)
     assert "this is not the token of this server" in retry(config, MILLPOND_ADMIN__TOKEN=TOKEN + "x")

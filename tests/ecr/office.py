@@ -187,7 +187,14 @@ class Office:
         thread.start()
         try:
             wait_until(lambda: self.port, "the admin port is open")
-            self.config_file.write_text(yaml.safe_dump({"admin": {"listen": f"127.0.0.1:{self.port}"}}))
+            self.config_file.write_text(
+                yaml.safe_dump(
+                    {
+                        "admin": {"listen": f"127.0.0.1:{self.port}"},
+                        "cache": {"directory": str(self.config_file.parent)},
+                    }
+                )
+            )
             yield self
         finally:
             loop.call_soon_threadsafe(stop.set)

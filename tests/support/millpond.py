@@ -155,8 +155,10 @@ class Millpond:
         return found
 
     def complaints(self) -> list[str]:
-        """Lines of the log that only a defect writes: a fault of the outside world has a message, not a traceback."""
-        return [line for line in self.log_text().splitlines() if any(sign in line for sign in _DEFECTS)]
+        """What only a defect writes, all of it: a fault of the outside world has a message, not a traceback."""
+        lines = self.log_text().splitlines()
+        defects = {line for line in lines if any(sign in line for sign in _DEFECTS)}
+        return [line for line in lines if line in defects or not line.startswith("{")] if defects else []
 
     def rss(self) -> int:
         """Resident bytes now."""
