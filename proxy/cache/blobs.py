@@ -184,6 +184,7 @@ class BlobStore:
         found.close()
         return None
 
+    @unbroken()  # else its file would be closed below the hands of a thread
     async def read(self, digest: Digest, *, use: bool = True) -> bytes | None:
         """The whole of a small blob (a manifest), not verified; None where it is not there. `use` is as in `open`."""
         blob = await self.open(digest, use=use)
