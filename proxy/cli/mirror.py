@@ -31,6 +31,10 @@ from proxy.observe import logs
 from proxy.settings import Settings
 
 _ENDINGS: Final = {signal.SIGTERM, signal.SIGINT}
+_TWO: Final = (
+    "another node mirror has installed {0} since; left to it. Keep one of them: nodeMirror.enabled belongs into one "
+    "release. When it is removed, {1} is installed again"
+)
 _PATH: Final = click.Path(path_type=Path)
 
 
@@ -144,9 +148,18 @@ class _Command:
         signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
         logs.configure(settings.log.format, settings.log.level)
 
+        begun = False
+
         def look() -> Iterable[Finding]:
+            nonlocal begun
             try:
                 planned = self._plan(settings)  # anew, since the authority's file may be another one now
+                other = self._installation.host() if begun else ""
+                if other and other != planned.address.host:
+                    # Who came last wins: two that take it from each other every few seconds help nobody.
+                    yield Finding(False, "refused", str(self._directory), _TWO.format(other, planned.address.host))
+                    return
+                begun = True
                 for outcome in self._installation.install(planned):
                     yield _found(outcome)
                 for text in planned.remarks():
@@ -158,6 +171,8 @@ class _Command:
         watch(look, _log, lambda seconds: signal.sigtimedwait(_ENDINGS, seconds) is not None)
         if not self._options["remove_on_exit"]:
             return 0
+        if self._installation.host() not in ("", Address.parse(str(self._address)).host):
+            return 0  # not ours
         outcomes = self._installation.remove()
         for outcome in outcomes:
             _log(_found(outcome))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -68,6 +69,8 @@ def plan(
     """
     if ca is not None and not address.tls:
         raise ValueError("a certificate authority has a meaning with https:// only")
+    if ca is not None:
+        _refuse_no_authority(ca)
     if client != "containerd" and any(registry.name == DEFAULT for registry in registries):
         raise ValueError(f"{DEFAULT} is containerd's name for every registry; {client} has none")
     kind = CLIENTS[client]
@@ -173,6 +176,22 @@ def _buildkit(where: Path, address: Address, registries: Sequence[Registry], ca:
 def _trusted(address: Address, ca: Path | None) -> list[Piece]:
     """Docker's and podman's way to trust an authority for one registry."""
     return [Whole(f"certs.d/{address.host}/ca.crt", ca.read_bytes())] if ca else []
+
+
+def _refuse_no_authority(file: Path) -> None:
+    """With one that it cannot read, a client does not even go on to the registry itself; a key is nobody's to read."""
+    data = file.read_bytes()
+    if b"PRIVATE KEY" in data:
+        raise ValueError(
+            f"{file} has a private key, which every user of the node could read; give the certificate alone"
+        )
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=data.decode("ascii", "replace"))
+    except (ssl.SSLError, ValueError):
+        raise ValueError(
+            f"{file} has no certificate in PEM: with it, clients would not pull from anywhere; give the authority's, "
+            "or leave it out where the machine trusts it already"
+        ) from None
 
 
 def _key(name: str) -> str:

@@ -69,6 +69,12 @@ def config_path(config: Path, directory: Path, root: Path) -> ConfigPath:
             return ConfigPath(
                 False, f"{config} is not there; write it with\n  version = 2\n{_lines(2, folder)}\n{_RESTART}"
             )
+        if root != Path("/"):
+            return ConfigPath(
+                False,
+                f"{missing} is not there, which {config} imports: containerd does not start, or it cannot be seen from "
+                "here; mount its folder too",
+            )
         return ConfigPath(False, f"{missing} is not there, which {config} imports: containerd does not start")
     except (OSError, ValueError) as error:
         return ConfigPath(False, f"{config} cannot be read: {getattr(error, 'strerror', None) or error}")

@@ -101,6 +101,10 @@ class Installation:
             record.finish()
         return outcomes
 
+    def host(self) -> str:
+        """The Millpond that was installed last; empty where none is."""
+        return Record.load(self._directory, self._client).host
+
     def check(self, plan: Plan) -> list[Outcome]:
         """Whether all is as `install` would leave it. Changes nothing."""
         if not self._directory.is_dir():

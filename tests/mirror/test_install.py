@@ -293,7 +293,8 @@ def test_a_symbolic_link_is_not_followed(tmp_path: Path) -> None:
 
 def test_a_new_authority_replaces_the_one_that_was_installed(authority: Authority, tmp_path: Path) -> None:
     directory, ca = tmp_path / "certs.d", tmp_path / "ca.pem"
-    for text in ("first", "second"):
+    first = authority.ca_file.read_text()
+    for text in (first, f"{first}# second\n"):
         ca.write_text(text)
         install(made("containerd", directory, "docker.io", address="https://mirror.test", ca=ca))
         assert (directory / "docker.io/millpond-ca.pem").read_text() == text

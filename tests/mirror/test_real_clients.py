@@ -125,6 +125,27 @@ def test_containerd_trusts_the_authority_that_is_installed_with_it(
     assert not directory.exists()
 
 
+@pytest.mark.parametrize("kind", ["empty", "key"])
+def test_what_is_no_authority_is_refused_before_it_breaks_the_way_around_millpond(
+    kind: str,
+    *,
+    containerd: Containerd,
+    plain_registry: Registry,
+    authority: Authority,
+    image: Manifest,
+    tmp_path: Path,
+) -> None:
+    ca = write(tmp_path / "ca.pem", "" if kind == "empty" else authority.issue().key_file.read_text())
+    directory = tmp_path / "certs.d"
+    arguments = ["--directory", str(directory), "--registry", plain_registry.host, "--ca-file", str(ca)]
+    done = command("containerd", "https://127.0.0.1:1", "--install", *arguments)
+    directory.mkdir(exist_ok=True)
+    with containerd.pull(f"{plain_registry.host}/library/mirrored:1", directory) as pulled:
+        pulled.check(image)
+    assert done.exit_code == 2
+    assert "PRIVATE KEY" not in str(tree(directory))
+
+
 class _Podman(Podman):
     """With `directory` for its /etc/containers, which a mount shows to it alone."""
 

@@ -108,6 +108,27 @@ def test_a_file_that_cannot_be_is_said_once_and_installed_when_it_can_be(node: N
     assert node.hosts.read_text() == THEIRS
 
 
+def test_two_node_mirrors_do_not_take_the_files_from_each_other(node: Node) -> None:
+    other = "http://10.100.0.50:5000"
+    first = node.start("--registry", "docker.io", "--remove-on-exit")
+    wait_until(node.has_said("ok", "sets config_path"), "it has looked once")
+    command = ["mirror-config", "containerd", other, "--install", "--directory", str(node.certs), "--watch"]
+    log = node.root.parent / "other"
+    second = Process([sys.executable, "-m", "proxy.cli", *command, "--remove-on-exit"], log)
+    try:
+        wait_until(lambda: other in node.hosts.read_text(), "the second has installed")
+        wait_until(node.has_said("refused", "another node mirror has installed 10.100.0.50:5000"), "the first says so")
+        assert other in node.hosts.read_text()
+        second.send(signal.SIGTERM)
+        assert second.wait() == 0
+    finally:
+        second.stop()
+    wait_until(lambda: MILLPOND in node.hosts.read_text(), "the first installs again")
+    first.send(signal.SIGTERM)
+    assert first.wait() == 0
+    assert tree(node.root) == node.before
+
+
 def test_the_readme_of_the_node_mirror_has_the_command_that_is_tested() -> None:
     text = (Path(__file__).parents[2] / "deploy/node-mirror/README.md").read_text()
     assert (
