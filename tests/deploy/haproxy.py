@@ -135,7 +135,7 @@ def echo(ports: Sequence[int], directory: Path) -> Process:
     config.write_text(
         "global\n    fd-hard-limit 5000\n"
         "defaults\n    mode http\n    timeout client 60s\n    timeout http-keep-alive 60s\n"
-        f"frontend echo\n{binds}    http-request return status 200 hdr X-Seen %[req.hdr(x-forwarded-for)]\n"
+        f"frontend echo\n{binds}    http-request return status 200 hdr X-Seen %[req.fhdr(x-forwarded-for,1)]\n"
     )
     process = Process([program("haproxy"), "-db", "-f", str(config)], directory / "echo.log")
     process.wait_ready(lambda: all(accepts(port) for port in ports))

@@ -44,6 +44,11 @@ _BIND: Final = (
     "{{ if .Values.tls.clientCaSecret }} ca-file /run/secrets/millpond-client-ca/ca.crt verify required"
     "{{ end }}{{ end }}\n"
 )
+_OURS_TO_SAY: Final = """\
+{{- if not (or .Values.ingress.enabled .Values.httpRoute.enabled) }}
+    http-request del-header X-Forwarded-For
+{{- end }}
+"""
 _BALANCE: Final = """\
 {{- with .Values.haproxy.hashBalanceFactor }}
     hash-balance-factor {{ . }}
@@ -67,6 +72,7 @@ _IN_A_CLUSTER: Final = (
     (r"frontend registry\n", _RESOLVERS),
     (r"    bind :5000 proto h1\n", _BIND),
     (r"    bind :8404\n", '    bind {{ ternary "[::]:8404 v4v6" ":8404" .Values.haproxy.ipv6 }}\n'),
+    (r"    http-request del-header X-Forwarded-For\n", _OURS_TO_SAY),
     (r"str\(docker\.io\)", 'str({{ default "docker.io" .Values.config.default_upstream }})'),
     (r"    # hash-balance-factor 125\n", _BALANCE),
     (r" check port 5001 ", _CHECK),

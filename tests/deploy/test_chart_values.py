@@ -163,6 +163,13 @@ def test_the_untried_values_arrive_where_they_belong() -> None:
         ({"config": {"admin": {"listen": "127.0.0.1:5001"}}}, ["config.admin.listen", "leave it out"]),
         ({"config": {"cache": {"directory": "/data"}}}, ["config.cache.directory", "leave it out"]),
         ({"config": {"registry": {"grace_period": "90s"}}}, ["terminationGracePeriodSeconds", "write 100 or more"]),
+        ({"config": {"registry": {"grace_period": "1m 30s"}}}, ["terminationGracePeriodSeconds", "write 100 or more"]),
+        ({"config": {"access": {"networks": ["10.0.0.0/8"]}}}, ["config.access.trusted_forwarders"]),
+        ({"config": {"access": {"max_pulls": 6}}}, ["config.access.trusted_forwarders"]),
+        (
+            {"config": {"registry": {"tls": {"cert_file": "/c", "key_file": "/k"}}}},
+            ["config.registry.tls", "tls.enabled"],
+        ),
         (
             {"config": {"upstreams": {"docker.io": {"password_file": "/run/secrets/millpond/hub/password"}}}},
             ["existingSecrets does not have hub", "add {name: hub}"],
@@ -301,3 +308,9 @@ def test_the_examples_in_the_chart_s_readme_render() -> None:
     assert len(examples) == 3
     for example in examples:
         assert render(yaml.safe_load(example))
+
+
+def test_without_a_volume_the_cache_stays_below_what_the_kubelet_allows_it() -> None:
+    values: Values = {"central": {"persistence": {"enabled": False, "size": "100Gi"}}}
+    configuration = one(render(values), "ConfigMap")["data"]["millpond.yaml"]
+    assert yaml.safe_load(configuration)["cache"]["max_size"] == "90.00GiB"

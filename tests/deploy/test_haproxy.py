@@ -221,7 +221,8 @@ def test_operators_have_health_and_metrics_and_servers_the_clients_address(
     servers: list[Server], start_haproxy: StartHAProxy
 ) -> None:
     haproxy = start_haproxy(servers[:3])
-    assert get(f"{haproxy.url}/v2/").headers["x-seen"] == "127.0.0.1"
+    for said in ({}, {"X-Forwarded-For": "10.9.9.9"}):  # which is no client's to say
+        assert get(f"{haproxy.url}/v2/", said).headers["x-seen"] == "127.0.0.1"
     operator = f"http://127.0.0.1:{haproxy.operator_port}"
     assert get(f"{operator}/readyz").status == 200
     assert 'haproxy_server_status{proxy="instances",server="millpond-2"' in get(f"{operator}/metrics").text

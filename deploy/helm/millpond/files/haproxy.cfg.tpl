@@ -66,6 +66,10 @@ frontend registry
     capture response header X-Request-Id len 64
     # Bytes are counted while a pull runs, not when it has ended.
     option contstats
+    # Where a request comes from is ours to say, and no client's. Behind another proxy, whose word counts, this goes out.
+{{- if not (or .Values.ingress.enabled .Values.httpRoute.enabled) }}
+    http-request del-header X-Forwarded-For
+{{- end }}
     # Millpond believes it of those in access.trusted_forwarders: name this machine there when you have rules by address.
     option forwardfor
 

@@ -9,9 +9,19 @@
 {{- if ne $config.cache.directory "/var/lib/millpond" -}}
 {{- fail (printf "config.cache.directory: %s is not where the chart mounts the cache; leave it out" $config.cache.directory) -}}
 {{- end -}}
-{{- $grace := toString (default 25 $config.registry.grace_period) -}}
-{{- if and (regexMatch "^[0-9]+s?$" $grace) (lt (int .Values.terminationGracePeriodSeconds) (add 10 (trimSuffix "s" $grace | int) | int)) -}}
-{{- fail (printf "terminationGracePeriodSeconds: %v cuts off what config.registry.grace_period (%s) grants; write %d or more" .Values.terminationGracePeriodSeconds $grace (add 10 (trimSuffix "s" $grace | int))) -}}
+{{- $grace := default 25 $config.registry.grace_period | toString | lower | nospace -}}
+{{- $seconds := 0 -}}
+{{- range regexFindAll "[0-9.]+[a-z]*" $grace -1 -}}
+{{- $unit := get (dict "ms" 0.001 "s" 1 "m" 60 "h" 3600 "d" 86400 "w" 604800) (default "s" (regexFind "[a-z]+" .)) -}}
+{{- $seconds = addf $seconds (mulf (regexFind "[0-9.]+" . | float64) $unit) -}}
+{{- end -}}
+{{- $least := add 10 (ceil $seconds | int) -}}
+{{- if lt (int .Values.terminationGracePeriodSeconds) (int $least) -}}
+{{- fail (printf "terminationGracePeriodSeconds: %v cuts off what config.registry.grace_period (%s) grants; write %d or more" .Values.terminationGracePeriodSeconds $grace $least) -}}
+{{- end -}}
+{{- $access := default dict $config.access -}}
+{{- if and (include "millpond.hasHaproxy" .) (or $access.networks $access.max_pulls) (not $access.trusted_forwarders) -}}
+{{- fail "config.access.trusted_forwarders: to access.networks and access.max_pulls every client has HAProxy's address; name the cluster's range of pod addresses, which the NetworkPolicy lets nobody but HAProxy use" -}}
 {{- end -}}
 {{- include "millpond.checkSecrets" . -}}
 {{- include "millpond.checkTls" . -}}
@@ -31,6 +41,9 @@
 
 {{- define "millpond.checkTls" -}}
 {{- $tls := .Values.tls -}}
+{{- if (default dict .Values.config.registry).tls -}}
+{{- fail "config.registry.tls: the chart writes it, and HAProxy, the node mirror and helm test have to know; set tls.enabled and tls.existingSecret in its place" -}}
+{{- end -}}
 {{- if and $tls.enabled (not $tls.existingSecret) (not $tls.certManager.enabled) -}}
 {{- fail "tls.enabled: there is no certificate; set tls.existingSecret or tls.certManager.enabled" -}}
 {{- end -}}

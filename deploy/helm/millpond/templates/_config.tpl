@@ -14,8 +14,13 @@ The configuration: .Values.config as it stands, and below it what the chart know
 {{- if eq .Values.mode "node" -}}
 {{- /* The kubelet removes images when a disk is 85 % full: stay out of its way. */ -}}
 {{- $cache = merge $cache (dict "max_size" "20%" "min_free" "20%") -}}
-{{- else -}}
+{{- else if .Values.central.persistence.enabled -}}
 {{- $cache = merge $cache (dict "max_size" "90%") -}}
+{{- else -}}
+{{- /* An emptyDir is on the node's disk, of which a percentage would be: beyond its sizeLimit the pod is evicted. */ -}}
+{{- $size := .Values.central.persistence.size -}}
+{{- $number := regexFind "^[0-9.]+" $size | float64 | mulf 0.9 -}}
+{{- $cache = merge $cache (dict "max_size" (printf "%.2f%sB" $number (regexFind "[A-Za-z]*$" $size))) -}}
 {{- end -}}
 {{- $registry := dict "listen" "0.0.0.0:5000" -}}
 {{- if and .Values.tls.enabled (not (include "millpond.hasHaproxy" .)) -}}
