@@ -106,10 +106,16 @@ class Catalog:
         return known.media_type if known else None
 
     def blob_size(self, repository: Repository, digest: Digest) -> int | None:
-        """The size of a blob that the repository was seen to hold, or None."""
+        """The size of a blob that the repository was seen to hold, or None. What an index names is none: some
+        registries take one without a look for that, so that naming would be enough to be given another's blob."""
         holdings = self._holdings.get(repository)
-        size = holdings.sizes.get(digest) if holdings else None
+        size = holdings.sizes.get(digest) if holdings and digest not in holdings.children else None
         return self._seen.get(digest, {}).get(repository) if size is None else size
+
+    def stated_size(self, repository: Repository, digest: Digest) -> int:
+        """The size by which a manifest of the repository names it; 0 where none does."""
+        holdings = self._holdings.get(repository)
+        return holdings.sizes.get(digest, 0) if holdings else 0
 
     def names(self, repository: Repository, digest: Digest) -> tuple[Digest, ...]:
         """What a manifest of the repository names itself; nothing where there is no such manifest."""
@@ -129,7 +135,7 @@ class Catalog:
                     seen.add(name)
                     if index:
                         waiting.append(name)
-                    yield name, self.blob_size(repository, name) or 0
+                    yield name, self.stated_size(repository, name)
 
     def manifests(self, repository: Repository) -> list[Digest]:
         """Every manifest that the repository holds."""
@@ -146,8 +152,10 @@ class Catalog:
         return set(self._holders.get(digest, ()))
 
     def add_manifest(self, repository: Repository, manifest: Manifest) -> None:
-        """The repository holds this manifest, and so the blobs and manifests that it names."""
-        names = tuple((found.digest, found.size) for found in (*manifest.children, *manifest.blobs))
+        """The repository holds this manifest, and so the blobs and manifests that it names: but for foreign layers,
+        which no registry has looked for when it took the manifest."""
+        held = (*manifest.children, *(blob for blob in manifest.blobs if not blob.is_foreign))
+        names = tuple((found.digest, found.size) for found in held)
         self._add(repository, manifest.digest, manifest.media_type, names)
         self._note(f"m {repository} {manifest.digest}", [manifest.media_type, *names])
         self._told(repository, manifest.digest, None)

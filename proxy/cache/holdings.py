@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from proxy.oci.digest import Digest
+from proxy.oci.manifest import INDEXES
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class Holdings:
     tagged: dict[Digest, set[str]] = field(default_factory=dict)  # the same, by where they point
     manifests: dict[Digest, Known] = field(default_factory=dict)
     sizes: dict[Digest, int] = field(default_factory=dict)  # of what the manifests name
+    children: set[Digest] = field(default_factory=set)  # of those, what indexes alone name
     shared: dict[Digest, int] = field(default_factory=dict)  # how many more name it, of what several name
 
     def point(self, tag: str, record: TagRecord) -> None:
@@ -55,9 +57,14 @@ class Holdings:
             self.remove(digest)
         sizes = tuple(names)
         self.manifests[digest] = Known(sys.intern(media_type), tuple(name for name, _ in sizes))
+        index = media_type in INDEXES
         for name, size in sizes:
             if name in self.sizes:
                 self.shared[name] = self.shared.get(name, 0) + 1
+            elif index:
+                self.children.add(name)
+            if not index:
+                self.children.discard(name)
             self.sizes[name] = size
 
     def remove(self, digest: Digest) -> None:
@@ -67,3 +74,4 @@ class Holdings:
                 self.shared[name] = others - 1
             elif not others:
                 del self.sizes[name]
+                self.children.discard(name)

@@ -181,7 +181,7 @@ class Images:
     async def _measure(self, repository: Repository, digest: Digest) -> _Measure:
         """Of an index whose images were not all pulled, the others are no more than their manifests."""
         here = self._size(digest)
-        measure = _Measure(here or self._catalog.blob_size(repository, digest) or 0, here, digest in self._store)
+        measure = _Measure(here or self._catalog.stated_size(repository, digest), here, digest in self._store)
         for looked, (name, size) in enumerate(self._catalog.named(repository, digest), 1):
             measure.size += size
             if name in self._store:

@@ -147,6 +147,32 @@ def test_a_private_blob_in_flight_cannot_be_joined_through_another_repository(
     assert len(upstream.seen(digest)) == 1
 
 
+@pytest.mark.parametrize("how", ["foreign", "index"])
+def test_naming_a_private_blob_where_no_registry_checks_it_is_no_permission(
+    upstream: ScriptedUpstream, millpond: Millpond, private: images.Manifest, how: str
+) -> None:
+    """Row 38; S: registries take a foreign layer's digest, and some an index's, without looking for its content."""
+    layer, repository = private.blobs[1], f"evil/{how}"
+    named = layer.descriptor()
+    if how == "foreign":
+        named |= {"mediaType": "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", "urls": ["https://x.test/"]}
+        document = {
+            "schemaVersion": 2,
+            "mediaType": images.OCI_MANIFEST,
+            "config": private.blobs[0].descriptor(),
+            "layers": [named],
+        }
+        body = json.dumps(document).encode()
+        upstream.add_manifest(repository, body, images.OCI_MANIFEST, "1")
+    else:
+        document = {"schemaVersion": 2, "mediaType": images.OCI_INDEX, "manifests": [named]}
+        upstream.add_manifest(repository, json.dumps(document).encode(), images.OCI_INDEX, "1")
+    assert get(f"{base(millpond, repository)}/manifests/1").status == 200
+    reply = get(f"{base(millpond, repository)}/blobs/{layer.digest}")
+    assert reply.status == 404, (reply.digest, reply.headers["x-millpond"])
+    assert head(f"{base(millpond, repository)}/blobs/{layer.digest}").status == 404
+
+
 # Row 39
 
 
