@@ -28,6 +28,8 @@ from proxy.oci.errors import DiskFailure
 
 # What a process without resources gets for any file; everything else is said of the one file.
 _NOT_THE_FILES_FAULT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+# What a disk says that no longer has what was written.
+_UNREADABLE: Final = frozenset({errno.EIO, errno.ESTALE, errno.EBADMSG})
 # Files of a walk that are looked at together: a millisecond or two, on the thread and then on the event loop.
 _BATCH: Final = 500
 
@@ -192,10 +194,16 @@ class BlobStore:
             return None
         try:
             return await self._calls.run(blob.file.read)
-        except OSError:
+        except OSError as error:
+            await self.spoilt(digest, error)
             return None
         finally:
             blob.close()
+
+    async def spoilt(self, digest: Digest, error: OSError) -> None:
+        """Reading the blob's file has failed so: it is not kept where its content has gone."""
+        if error.errno in _UNREADABLE and digest in self._index:
+            await self._distrust(digest)
 
     async def verify(self, digest: Digest, hashed: Callable[[int], Awaitable[None]] = _at_once) -> Verdict:
         """Hash a blob's file, and evict it when it is not what its name says. `hashed(bytes)` is awaited between pieces

@@ -78,6 +78,9 @@ class BlobResponse(Response):
                     left -= piece.count if isinstance(piece, Segment) else len(piece)
                     await send(_message(piece, more=left > 0))
                     piece = await anext(pieces, None)
+        except OSError as error:
+            await self._blob.failed(error)
+            raise
         finally:
             self._blob.close()
 

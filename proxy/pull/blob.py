@@ -29,14 +29,16 @@ class Blob(Protocol):
     async def arrived(self, stop: int) -> None: ...
     async def kept(self) -> None: ...
     def read(self, start: int, stop: int) -> AsyncGenerator[Piece, None]: ...
+    async def failed(self, error: OSError) -> None: ...
     def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Cached:
-    """A blob on disk."""
+    """A blob on disk. `spoilt` is told what kept its file from being read."""
 
     blob: BlobFile
+    spoilt: Callable[[OSError], Awaitable[None]]
     origin: Origin = "hit"
     reason: str = ""
 
@@ -53,6 +55,9 @@ class Cached:
     async def read(self, start: int, stop: int) -> AsyncGenerator[Piece, None]:
         if start < stop:
             yield Segment(self.blob.file, start, stop - start)
+
+    async def failed(self, error: OSError) -> None:
+        await self.spoilt(error)
 
     def close(self) -> None:
         self.blob.close()
@@ -112,6 +117,9 @@ class Flying:
                     self.origin = blob.origin  # known at its first piece: it may have begun anew as well
                     yield piece
 
+    async def failed(self, error: OSError) -> None:
+        """Of its own failures a flight knows itself."""
+
     def close(self) -> None:
         self.flight.release()
 
@@ -135,6 +143,9 @@ class Passing:
 
     def read(self, start: int, stop: int) -> AsyncGenerator[Piece, None]:
         return self.relay.read(start, stop)
+
+    async def failed(self, error: OSError) -> None:
+        """It has no file."""
 
     def close(self) -> None:
         """There is nothing to close: each reading has a connection of its own."""

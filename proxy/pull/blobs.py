@@ -80,7 +80,7 @@ class Blobs:
                 if known is None:
                     known, _ = await self._confirmations.ask(repository, digest)
                 elif file := await self._store.open(digest):
-                    return Cached(file)
+                    return Cached(file, partial(self._store.spoilt, digest))
                 elif digest in self._store:  # and still there: the disk does not give it out at the moment
                     return self._pass(repository, digest, known, UNREADABLE)
                 continue
