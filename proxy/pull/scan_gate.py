@@ -29,6 +29,8 @@ from proxy.pull.shared import Shared
 
 # A client waits for no longer; containerd gives a mirror 30 s, of which upstream may need most.
 ANSWER_SECONDS: Final = 3.0
+# Whoever asks ECR goes on without them: with many images at once, the turns of `proxy.ecr.quota` come later than that.
+ASK_SECONDS: Final = 40.0
 # Enhanced scanning goes on finding; a quarter of an hour late is soon enough, and spares ECR a question a pull.
 DONE_SECONDS: Final = 900.0
 # A scan that is under way, or an ECR that fails: nodes try again within a minute, and shall not storm ECR meanwhile.
@@ -133,8 +135,11 @@ class ScanGate:
     async def _scan(self, repository: Repository, digest: Digest, tag: Tag | None) -> Scan:
         known = self._known.get((repository, digest))
         if known is None or self._clock() >= known.due:
-            scan, _ = await self._asking.run((repository, digest), partial(self._ask, repository, digest, tag))
-            return scan
+            asking = self._asking.run((repository, digest), partial(self._ask, repository, digest, tag))
+            try:
+                return (await asyncio.wait_for(asking, ANSWER_SECONDS))[0]
+            except TimeoutError:  # it goes on, for whoever asks next
+                return self._without(repository, digest, f"no answer within {ANSWER_SECONDS:g} s")
         self._known.move_to_end((repository, digest))
         return known.scan
 
@@ -143,25 +148,29 @@ class ScanGate:
         try:
             scan = await self._asked(repository, digest)
         except (MillpondError, TimeoutError) as failure:
-            known = self._known.get(key)
-            why = str(failure) or f"no answer within {ANSWER_SECONDS:g} s"
-            structlog.get_logger().warning(
-                "scan not known", target=self._rule.target, image=named(repository, digest), why=why
-            )
-            known = known if known and now < known.until else _Known(Scan(_UNKNOWN), now, now)
-            self._remember(key, replace(known, due=now + OPEN_SECONDS))
-            return known.scan
+            return self._without(repository, digest, str(failure) or f"no answer within {ASK_SECONDS:g} s")
         self._remember(key, _Known(scan, now + (DONE_SECONDS if scan.done else OPEN_SECONDS), now + KEPT_SECONDS))
         if scan.status == ABSENT and self._rule.refuse_unscanned:
             self._push(repository, digest, tag)  # nobody gets it before, so nobody's pull would bring it there
         return scan
+
+    def _without(self, repository: Repository, digest: Digest, why: str) -> Scan:
+        """What ECR said last stands in for a while."""
+        now, key = self._clock(), (repository, digest)
+        known = self._known.get(key)
+        structlog.get_logger().warning(
+            "scan not known", target=self._rule.target, image=named(repository, digest), why=why
+        )
+        known = known if known and now < known.until else _Known(Scan(_UNKNOWN), now, now)
+        self._remember(key, replace(known, due=now + OPEN_SECONDS))
+        return known.scan
 
     async def _asked(self, repository: Repository, digest: Digest) -> Scan:
         target = self._scans.target
         if repository.upstream not in target.upstreams:
             return Scan(_NEVER)
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(ASK_SECONDS):
                 return await self._scans.scan(target.repository_name(repository), digest)
         except Rejected:
             return Scan(_NEVER)  # a name or an algorithm that ECR does not have
