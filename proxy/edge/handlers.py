@@ -95,7 +95,7 @@ class Handlers:
         limit = _limit(request)
         may_pull = request.may_pull
         shown = (lambda repository: may_pull(repository, None)) if may_pull else None
-        page = self._listings.repositories(request.route.upstream, limit, request.route.query.get("last"), shown)
+        page = await self._listings.repositories(request.route.upstream, limit, request.route.query.get("last"), shown)
         return _page(request, page, limit, {"repositories": page.names})
 
 

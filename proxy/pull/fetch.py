@@ -179,8 +179,8 @@ class Fetch:
                     if self._plan is None or self._working == 1 or download.stop is None:
                         raise
                     # The others go on without this one, and with what it leaves.
-                    await download.aclose()
                     self._plan.give_back(download.at, download.stop)
+                    await download.aclose()
                     self._retreat(error)
                     return
                 if self._working > self._wish:

@@ -10,6 +10,7 @@ from contextlib import aclosing, asynccontextmanager, closing
 from dataclasses import replace
 from typing import Final
 
+from proxy.cache.calls import ended
 from proxy.ecr.supply import Companion, QuotaReserved
 from proxy.oci.digest import Digest
 from proxy.oci.errors import Denied, DiskFailure, Unknown
@@ -151,7 +152,7 @@ class _Content:
                 piece = await anext(reading) if self._rest is None else self._rest
                 piece, self._rest = _cut(piece, stop - self._at)
                 self._at += _length(piece)
-                parts += await asyncio.to_thread(_bytes_of, piece) if isinstance(piece, Segment) else [piece]
+                parts += await _read(piece) if isinstance(piece, Segment) else [piece]
         except BaseException:
             await self.aclose()  # it has lost its place
             raise
@@ -161,6 +162,11 @@ class _Content:
         reading, self._reading, self._rest = self._reading, None, None
         if reading is not None:
             await reading.aclose()
+
+
+async def _read(piece: Segment) -> list[bytes]:
+    """Its bytes; a caller that is cancelled closes the file, and does so after the thread has read."""
+    return await ended(asyncio.create_task(asyncio.to_thread(_bytes_of, piece)))
 
 
 def _cut(piece: Piece, count: int) -> tuple[Piece, Piece | None]:
