@@ -49,7 +49,10 @@ headers = st.builds(
     positions,
     st.sampled_from(["", " ", ",", ",1-2", "-"]),
 )
-near_headers = st.one_of(headers, st.text("byteskBYTES=-0159, \t٣\u212aſ", max_size=20), st.text(max_size=20))
+plain_headers = st.builds("bytes={}-{}".format, positions, positions)
+near_headers = st.one_of(
+    plain_headers, headers, st.text("byteskBYTES=-0159, \t٣\u212aſ", max_size=20), st.text(max_size=20)
+)
 
 
 @given(near_headers, st.integers(0, 50))
