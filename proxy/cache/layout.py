@@ -101,6 +101,19 @@ class Layout:
         except OSError:
             return None
 
+    def holds(self, digest: Digest, size: int) -> bool:
+        """Whether a blob is there, whole and intact. Reads all of it."""
+        if self.size(digest) != size:
+            return False
+        hasher = digest.hasher()
+        try:
+            with self.open(digest) as file:
+                while piece := file.read(_READ):
+                    hasher.update(piece)
+        except OSError:
+            return False
+        return digest.matches(hasher)
+
     def open(self, digest: Digest) -> io.FileIO:
         """A blob, not verified. Raises OSError."""
         return io.FileIO(self._path(digest), "rb")

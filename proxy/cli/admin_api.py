@@ -126,6 +126,11 @@ class AdminApi:
                 raise Refused(self._refusal(error.code, error.read(MAX_LINE))) from None
         except (URLError, OSError, HTTPException) as error:
             cause = getattr(error, "reason", None) or error
+            if isinstance(cause, TimeoutError):
+                raise ApiError(
+                    f"{self._where} has not answered within {READ_TIMEOUT:.0f} s; ask again, and look into its log "
+                    "for what it waits for"
+                ) from None
             reason = getattr(cause, "strerror", None) or cause
             raise ApiError(
                 f"no Millpond answers at {self._listen}, which is admin.listen ({reason}); start it with "

@@ -72,7 +72,8 @@ def refresh(config_file: Path | None, image: str, as_json: bool) -> int:
         click.echo(json.dumps(answer))
         return 0
     before, after = (text.short(answer[key] or "nothing") for key in ("before", "after"))
-    text.print_line([answer["image"], f"moved from {before} to {after}" if answer["changed"] else f"still at {after}"])
+    said = f"moved from {before} to {after}" if answer["changed"] else f"still at {after}"
+    text.print_line([answer["image"], said if answer["confirmed"] else f"{said}, by ECR: upstream does not answer"])
     return 0
 
 

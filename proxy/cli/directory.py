@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class NotHere(Exception):
-    """The directory is not for us to open: a server may be asked instead. Empty where that has the directory."""
+    """The directory is not for us to open: a server may be asked instead."""
 
 
 @asynccontextmanager
@@ -46,7 +46,7 @@ async def opened(settings: Settings, *, make: bool = False) -> AsyncIterator[Dis
             clock=time.time,
         )
     except DirectoryInUse:
-        raise NotHere from None
+        raise NotHere(f"{directory}, which is cache.directory, is another millpond process's") from None
     try:
         if cache.blobs.unusable:
             raise NotHere(cache.blobs.unusable)
@@ -63,7 +63,7 @@ def asked_instead(settings: Settings, reason: NotHere) -> Iterator[AdminApi]:
     except Refused:
         raise
     except ApiError as error:
-        raise ApiError(f"{reason}; and {error}" if str(reason) else str(error)) from None
+        raise ApiError(f"{reason}; and {error}") from None
 
 
 def directory_or_server(

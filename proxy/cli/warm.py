@@ -49,7 +49,11 @@ def warm(
     """
     settings = settings_or_exit(config_file)
     found = [*(of_cluster() if from_cluster else ()), *(of_chart(chart, values) if chart else ())]
-    wanted = list(dict.fromkeys([*images, *listed(file), *_ours(settings, found)]))
+    try:
+        lines = listed(file)
+    except UnicodeDecodeError:
+        raise MillpondError(f"{file.name if file else '-'} is not text in UTF-8; write it as such") from None
+    wanted = list(dict.fromkeys([*images, *lines, *_ours(settings, found)]))
     if not wanted and not found:
         raise click.UsageError("name an IMAGE, or where to find some: -f FILE, --from-cluster, --from-chart DIR")
     if not wanted:

@@ -104,7 +104,7 @@ def _opened(stream: Stream | None) -> Outlet | None:
     if stream == "stdout":
         return Outlet(_STDOUT)
     try:
-        return _File(os.open(stream, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, _MODE))
+        return _File(os.open(stream, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK, _MODE))
     except OSError as error:
         structlog.get_logger().error(
             "the audit is not written: its file cannot be opened; correct log.audit or the file's owner, and reload",

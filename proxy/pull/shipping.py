@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, Final, Protocol
 
-from proxy.cache.files import Files
+from proxy.cache.files import BlobFile, Files
 from proxy.cache.layout import Damaged, Layout, Named
 from proxy.oci.digest import Digest
 from proxy.oci.errors import DigestInvalid, DiskFailure, MillpondError
@@ -95,18 +95,27 @@ class _Disk:
         self._files = files
 
     def read(self, digest: Digest) -> bytes | None:
-        found = self._files.open(digest)
+        found = _opened(self._files, digest)
         if found is None:
             return None
         with closing(found):
             return found.file.readall()
 
     def size(self, digest: Digest) -> int | None:
-        found = self._files.open(digest)
+        found = _opened(self._files, digest)
         if found is None:
             return None
         found.close()
         return found.size
+
+
+def _opened(files: Files, digest: Digest) -> BlobFile | None:
+    try:
+        return files.open(digest)
+    except OSError as error:
+        raise DiskFailure(
+            f"{digest} cannot be read in cache.directory ({error.strerror}); run this as the user of the server"
+        ) from None
 
 
 # Out
@@ -133,6 +142,10 @@ def export(
                 summary.failed += 1
                 yield tally.row("failed", f"{error}; `millpond warm {image}` brings what is missing")
                 continue
+            except DiskFailure as error:
+                summary.failed += 1
+                yield tally.row("failed", str(error))
+                continue
             whole = content.root
             named.append(Named(tally.image, Descriptor(whole.digest, len(whole.body), whole.media_type)))
             summary.done += 1
@@ -146,10 +159,10 @@ def export(
 def _copy(content: Tree, files: Files, layout: Layout, tally: _Tally) -> Iterator[Row]:
     told = 0.0
     for digest, size in content.sizes():
-        if layout.size(digest) == size:
+        if layout.holds(digest, size):
             tally.skip(size)
             continue
-        found = files.open(digest)
+        found = _opened(files, digest)
         if found is None:
             raise Incomplete(f"{digest} was evicted meanwhile")
         with closing(found):
@@ -207,6 +220,10 @@ async def bring(
         except MillpondError as error:
             summary.failed += 1
             yield tally.row("failed", str(error))
+            continue
+        except OSError as error:
+            summary.failed += 1
+            yield tally.row("failed", f"it cannot be read in the layout: {error}")
             continue
         finally:
             summary.bytes += tally.new

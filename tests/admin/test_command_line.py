@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 import stat
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import ClassVar
 
+import pytest
+
+from proxy.cli.admin_api import AdminApi, ApiError
+from proxy.settings import Listen
 from tests.admin.conftest import TOKEN, Port
 from tests.support.command import millpond
 
@@ -83,3 +88,11 @@ def test_the_token_does_not_follow_a_redirect(tmp_path: Path, token_file: Path) 
         assert "is no Millpond of this version (HTTP 404)" in retry(config)
         other.shutdown()
     assert Elsewhere.seen == [("/api/v1/ecr/retry", f"Bearer {TOKEN}"), ("/there", None)]
+
+
+def test_a_server_that_takes_long_is_not_called_absent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.cli.admin_api.READ_TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        api = AdminApi(Listen("127.0.0.1", silent.getsockname()[1]), None)
+        with pytest.raises(ApiError, match="has not answered within"):
+            api.get("/api/v1/status")

@@ -357,7 +357,10 @@ def test_a_directory_whose_owner_does_not_answer_is_left_alone(tmp_path: Path) -
     done = verify(config)
     lock.release()
     assert done.returncode == 2
-    assert done.stderr.startswith(f"millpond: no Millpond answers at 127.0.0.1:{port}")
+    assert done.stderr.startswith(
+        f"millpond: {tmp_path}, which is cache.directory, is another millpond process's; and "
+    )
+    assert f"no Millpond answers at 127.0.0.1:{port}" in done.stderr
     assert (tmp_path / "incoming" / "partial").exists()
 
 

@@ -339,3 +339,22 @@ def test_skopeo_reads_what_we_write_and_we_read_what_skopeo_writes(sites: Sites,
     well("import", str(copy), of=sites.there)
     sites.there.start()
     pull(base(sites.there, "renamed"), SINGLE, "2")
+
+
+def test_what_is_damaged_on_the_stick_is_written_anew_by_the_next_export(sites: Sites) -> None:
+    well("export", str(sites.stick), of=sites.here)
+    layer = SINGLE.blobs[1].digest
+    flip_a_bit(blob_file(sites.stick, layer), 40_000, keep_times=True)
+    well("export", str(sites.stick), of=sites.here)
+    assert images.blob(blob_file(sites.stick, layer).read_bytes()).digest == layer
+
+
+def test_a_file_of_the_cache_that_cannot_be_read_fails_its_image_only(sites: Sites) -> None:
+    """A directory in its place: whoever runs the tests may be root, whom no mode keeps out."""
+    file = sites.here.blob_file(SINGLE.blobs[1].digest)
+    file.unlink()
+    file.mkdir()
+    done = millpond("export", str(sites.stick), of=sites.here)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "docker.io/library/several:1" in names_in(sites.stick)
+    assert "cannot be read in cache.directory" in done.stdout

@@ -377,3 +377,19 @@ def test_nothing_lies_beside_the_window_however_narrow_it_is(
     assert box
     assert box["x"] >= 0
     assert page.locator("#panel, #panel *").evaluate_all("all => all.every(each => each.scrollWidth <= innerWidth)")
+
+
+def test_warming_that_a_killed_server_breaks_off_is_told_and_can_be_begun_anew(
+    desk: OpenDesk, pond: Millpond, hub: ScriptedUpstream, image: Manifest
+) -> None:
+    hub.script(image.blobs[-1].digest, then=change(gates={1000: Gate()}))
+    page = desk().open()
+    page.get_by_role("button", name="Warm images").click()
+    page.get_by_label("Images, one a line").fill(_ALPINE)
+    begin = page.locator("#warm").get_by_role("button", name="Warm", exact=True)
+    begin.click()
+    _sign_in(page)
+    expect(page.locator("#warm li")).to_contain_text("of")
+    pond.kill()
+    expect(page.locator("#said")).to_contain_text("broke off")
+    expect(begin).to_be_enabled()

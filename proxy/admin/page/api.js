@@ -41,7 +41,10 @@ export async function* lines(path, body, signal) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch((error) => {
+      if (error.name === "AbortError") throw error;
+      throw new Failed("The connection broke off. What has come stays; ask again when Millpond answers.", 0);
+    });
     if (done) return;
     const found = (rest + value).split("\n");
     rest = found.pop();

@@ -77,11 +77,16 @@ function actions(image, detail) {
     held && (detail.pinned
       ? act("Unpin", "unpin", () => "Unpinned. It may be evicted when the disk is full.")
       : act("Pin", "pin", (answer) => `Pinned: ${size(answer.bytes)} will not be evicted.`)),
-    held && act("Refresh", "refresh", (answer) => (answer.changed ? "Upstream has a newer one; that is served now." : "Upstream has the same.")),
+    held && act("Refresh", "refresh", refreshed),
     !(held && detail.held.disk === "whole") && h("button", { type: "button", "data-key": "warm",
       onclick: () => document.dispatchEvent(new CustomEvent("warm", { detail: image })) }, held ? "Complete it" : "Pull it now"),
     held && h("button", { type: "button", class: "grave", "data-key": "purge", onclick: (event) => confirmed(event.currentTarget, () =>
       change(image, "Purge", "purge", (answer) => `Purged: ${size(answer.bytes)} freed.`)) }, "Purge"));
+}
+
+function refreshed(answer) {
+  const [source, doubt] = answer.confirmed ? ["Upstream", ""] : ["ECR", " Upstream does not answer."];
+  return `${answer.changed ? `${source} has a newer one; that is served now.` : `${source} has the same.`}${doubt}`;
 }
 
 /** A second press, on a button that says what it does, is the question and the answer. */
