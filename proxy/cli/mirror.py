@@ -41,7 +41,7 @@ _PATH: Final = click.Path(path_type=Path)
 @click.command(name="mirror-config")
 @click.argument("client", type=click.Choice(list(CLIENTS)))
 @click.argument("address", required=False)
-@click.option("--registry", "names", multiple=True, metavar="NAME", help="Only this one; may be given again.")
+@click.option("--registry", "names", multiple=True, metavar="NAME[=URL]", help="Only this one; may be given again.")
 @click.option("--ca-file", type=_PATH, metavar="FILE", help="The authority of Millpond's certificate, in PEM.")
 @click.option("--directory", type=_PATH, metavar="DIR", help="Where the client has its configuration.")
 @click.option("--install", is_flag=True, help="Write it, and keep what was there.")
@@ -112,9 +112,10 @@ class _Command:
                 f"{settings.default_upstream}; with docker.io there, this could work"
             )
         upstreams = settings.upstreams
-        registries = [
-            Registry.parse(name, upstreams[name].url if name in upstreams else None) for name in dict.fromkeys(names)
-        ]
+        registries = []
+        for text in dict.fromkeys(names):
+            name, _, url = text.partition("=")
+            registries.append(Registry.parse(name, url or (upstreams[name].url if name in upstreams else None)))
         if not registries:
             raise ValueError("the configuration has no upstream; name one with --registry")
         return plan(

@@ -34,6 +34,7 @@ _CERT_MANAGER: Final = {
 # Each is something that a user may turn on, or off, alone.
 COMMON: Final[dict[str, Values]] = {
     "configuration": {"config": {"upstreams": {"quay.io": None, "corp": {"url": "https://registry.example.com"}}}},
+    "users": {"config": {"access": {"htpasswd_file": "/run/users"}}, "test": {"existingSecret": "puller"}},
     "ECR": {"config": {"ecr": {"targets": [TARGET]}}, "serviceAccount": {"annotations": _ROLE}},
     "secrets": {
         "existingSecrets": [{"name": "docker-hub"}, {"name": "corp.example"}],

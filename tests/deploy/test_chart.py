@@ -235,11 +235,13 @@ def test_the_node_mirror_and_the_notes_find_the_address_of_nodes(values: Values,
 
 
 def test_the_node_mirror_covers_every_upstream_of_the_configuration() -> None:
-    config: Values = {"upstreams": {"quay.io": None, "registry.example.com": {}}}
+    plain = {"url": "http://reg.corp:5000"}  # what the way around Millpond has to be as well
+    config: Values = {"upstreams": {"quay.io": None, "registry.example.com": {}, "reg.corp:5000": plain}}
     objects = render({"mode": "node", "config": config, "nodeMirror": {"enabled": True}})
     args = container(one(objects, "DaemonSet", "-node-mirror"))["args"]
     registries = [args[index + 1] for index, argument in enumerate(args) if argument == "--registry"]
-    assert registries == ["docker.io", "ghcr.io", "registry.k8s.io", "registry.example.com"]
+    assert registries[:3] == ["docker.io", "ghcr.io", "registry.k8s.io"]
+    assert sorted(registries[3:]) == ["reg.corp:5000=http://reg.corp:5000", "registry.example.com"]
 
 
 @pytest.mark.parametrize(

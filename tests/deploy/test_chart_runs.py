@@ -16,13 +16,14 @@ import yaml
 from tests.conftest import StartMillpond
 from tests.deploy.dns import NameServer
 from tests.deploy.helm import NAMESPACE, Values, one, render
+from tests.edge.access import htpasswd
 from tests.support import images
 from tests.support.certificates import Authority
 from tests.support.millpond import Millpond
 from tests.support.ports import free_port
 from tests.support.programs import Process, accepts, environment, program, require, run, succeeds
 from tests.support.pulls import get
-from tests.support.registry import Registry
+from tests.support.registry import PASSWORD, USER, Registry
 
 DOMAIN: Final = f"millpond-instances.{NAMESPACE}.svc.cluster.local"
 
@@ -96,11 +97,13 @@ def helm_test(values: Values, address: str, image: str, seconds: int = 30) -> su
     pod = one(render(values), "Pod", "-test-pull")
     (container,) = pod["spec"]["containers"]
     python, *code = container["command"]
+    secret = {"username": USER, "password": PASSWORD}  # of any name
+    given = {entry["name"]: secret[entry["valueFrom"]["secretKeyRef"]["key"]] for entry in container.get("env", [])}
     assert python == "python"
     assert container["args"][1:] == ["registry.k8s.io/pause:3.10", "120"]
     return subprocess.run(
         [sys.executable, *code, address, image, str(seconds)],
-        env=environment(),
+        env=environment(given),
         capture_output=True,
         text=True,
         timeout=60,
@@ -164,6 +167,22 @@ def test_the_test_pod_says_what_failed(image: str, plain_registry: Registry, tmp
     away = helm_test(values, address, image, seconds=1)
     assert "FAILED" in away.stderr
     assert "Connection refused" in away.stderr
+
+
+def test_the_test_pod_shows_its_secret_where_nobody_may_pull_without(
+    image: str, plain_registry: Registry, tmp_path: Path
+) -> None:
+    users = htpasswd(tmp_path / "htpasswd", {USER: PASSWORD})
+    config = {"upstreams": {"docker.io": plain_registry.upstream()}, "access": {"htpasswd_file": users}}
+    with Instance({"config": config}, tmp_path / "pod") as instance:
+        address = f"http://127.0.0.1:{instance.port}"
+        stranger = helm_test({"config": config}, address, image)
+        assert stranger.returncode == 1
+        assert "FAILED /v2/: 401" in stranger.stderr
+        assert "test.existingSecret" in stranger.stderr
+        known = helm_test({"config": config, "test": {"existingSecret": "puller"}}, address, image)
+        assert known.returncode == 0, known.stderr
+        assert PASSWORD not in known.stdout + known.stderr
 
 
 def test_the_test_pod_refuses_bytes_that_do_not_match_their_digest(tmp_path: Path) -> None:

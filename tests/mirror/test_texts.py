@@ -69,6 +69,11 @@ def test_the_registries_are_those_of_the_configuration(tmp_path: Path) -> None:
     ]
 
 
+def test_a_registry_may_be_named_with_its_url_where_the_configuration_is_not_at_hand() -> None:
+    done = command("containerd", MILLPOND, "--registry", "reg.corp:5000=http://reg.corp:5000")
+    assert 'server = "http://reg.corp:5000"' in done.stdout.splitlines()
+
+
 @pytest.mark.parametrize(
     ("name", "url", "server"),
     [

@@ -1,13 +1,17 @@
 # ruff: noqa: INP001 - a script, not a package
 """pull.py ADDRESS IMAGE SECONDS: pull an image's manifest and its smallest blob through Millpond, and verify both.
 
+USERNAME and PASSWORD in the environment are shown, where they are set.
+
 `helm test` runs this in Millpond's own image: Python's standard library, no shell and no curl. It waits as long as
 SECONDS for the first answer, and says where each one came from.
 """
 
+import base64
 import hashlib
 import http.client
 import json
+import os
 import ssl
 import sys
 import time
@@ -22,6 +26,14 @@ KINDS = ", ".join(
         "docker.distribution.manifest.v2",
     )
 )
+
+
+def headers() -> dict[str, str]:
+    found = {"Accept": KINDS}
+    if username := os.environ.get("USERNAME"):
+        pair = f"{username}:{os.environ.get('PASSWORD', '')}".encode()
+        found["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
+    return found
 
 
 def connect(address: str, seconds: float) -> http.client.HTTPConnection:
@@ -41,12 +53,14 @@ def get(address: str, path: str, end: float) -> tuple[bytes, http.client.HTTPMes
     while True:
         try:
             connection = connect(address, max(end - time.monotonic(), 1))
-            connection.request("GET", path, headers={"Accept": KINDS})
+            connection.request("GET", path, headers=headers())
             answer = connection.getresponse()
             body = answer.read()
             if answer.status == 200:
                 return body, answer.headers
             trouble = f"{answer.status} {body[:500].decode(errors='replace')}"
+            if answer.status == 401:
+                trouble += "\nName a secret with username and password of somebody who may pull: test.existingSecret"
             if answer.status < 500:
                 sys.exit(f"FAILED {path}: {trouble}")
         except (OSError, http.client.HTTPException) as error:
@@ -58,12 +72,12 @@ def get(address: str, path: str, end: float) -> tuple[bytes, http.client.HTTPMes
 
 def verified(address: str, path: str, digest: str | None, end: float) -> bytes:
     """What stands at `path`, whose digest must be this one, else the one that the answer states."""
-    body, headers = get(address, path, end)
-    wanted = digest or headers["Docker-Content-Digest"]
+    body, answered = get(address, path, end)
+    wanted = digest or answered["Docker-Content-Digest"]
     algorithm, _, encoded = wanted.partition(":")
     if hashlib.new(algorithm, body).hexdigest() != encoded:
         sys.exit(f"FAILED {path}: {len(body)} bytes that are not {wanted}")
-    sys.stdout.write(f"ok {path}: {len(body)} bytes, verified, from: {headers['X-Millpond']}\n")
+    sys.stdout.write(f"ok {path}: {len(body)} bytes, verified, from: {answered['X-Millpond']}\n")
     return body
 
 
