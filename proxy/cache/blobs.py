@@ -163,7 +163,7 @@ class BlobStore:
         if self._files is None or before is None:
             return None
         try:
-            found = await self._calls.run(self._files.open, digest)
+            found = await self._calls.opened(self._files.open, digest, close=_close)
         except OSError as error:
             if error.errno not in _NOT_THE_FILES_FAULT:
                 await self.evict(digest, "damaged")
@@ -174,16 +174,18 @@ class BlobStore:
             if entry is before:  # else it has gone meanwhile, and may have come again
                 self._index.forget(digest)
             return None
-        if entry is None:
-            pass  # it has just been evicted, and its room is another's
-        elif found.size != entry.size:
-            await self._distrust(digest)
-        elif found.changed == entry.changed or await self.verify(digest) is Verdict.INTACT:
-            entry.changed = found.changed
-            if use:
-                self.touch(digest)
-            return found
-        found.close()
+        with contextlib.ExitStack() as unfit:
+            unfit.callback(found.close)
+            if entry is None:
+                pass  # it has just been evicted, and its room is another's
+            elif found.size != entry.size:
+                await self._distrust(digest)
+            elif found.changed == entry.changed or await self.verify(digest) is Verdict.INTACT:
+                entry.changed = found.changed
+                if use:
+                    self.touch(digest)
+                unfit.pop_all()
+                return found
         return None
 
     @unbroken()  # else its file would be closed below the hands of a thread
@@ -375,6 +377,11 @@ class BlobStore:
         structlog.get_logger().error("cached blob damaged: evicted", digest=digest)
         self._metrics.unverified.labels("disk").inc()
         await self.evict(digest, "damaged")
+
+
+def _close(found: BlobFile | None) -> None:
+    if found is not None:
+        found.close()
 
 
 def _listed(found: Iterable[Found]) -> list[Found]:

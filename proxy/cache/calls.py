@@ -41,6 +41,15 @@ class DiskCalls:
         """What `call` returns. Raises what it raises."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
 
+    async def opened(self, call: Callable[..., T], *arguments: Any, close: Callable[[T], object]) -> T:
+        """As `run`, of a call that opens something: what comes when its caller has been cancelled is closed."""
+        work = self._threads.submit(call, *arguments)
+        try:
+            return await asyncio.wrap_future(work)
+        except asyncio.CancelledError:
+            work.add_done_callback(lambda done: done.cancelled() or done.exception() or close(done.result()))
+            raise
+
     def pause(self, error: OSError) -> DiskFailure:
         """Keep nothing new for a while; the failure to raise."""
         self._reason = f"the disk refused: {error.strerror or error}"

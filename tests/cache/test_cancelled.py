@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
@@ -70,3 +71,24 @@ async def test_a_caller_that_is_cancelled_leaves_no_byte_that_is_not_accounted_f
             await cancelled_after(turns, work(cache, number))
             assert cache.store.accounted == bytes_on_disk(tmp_path), f"cancelled after {turns} turns"
             assert list((tmp_path / "incoming").iterdir()) == []
+
+
+async def test_a_file_that_nobody_waits_for_any_more_is_closed(tmp_path: Path) -> None:
+    """What is left to the collector instead complains, and a warning is an error here."""
+    before = open_files()
+    async with opened(tmp_path, MAX_SIZE) as cache:
+        there(cache, content(300, 1))
+        for turns in MOMENTS:
+            await cancelled_after(turns, open_and_close(cache, Digest.of(content(300, 1))))
+    gc.collect()
+    assert open_files() <= before
+
+
+async def open_and_close(cache: Opened, digest: Digest) -> None:
+    blob = await cache.store.open(digest)
+    assert blob is not None
+    blob.close()
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
