@@ -45,6 +45,10 @@ class _Script:
     then: Fault | None
 
 
+# Turns of the event loop from an accepted connection to the task that it ends with.
+_TURNS: Final = 10
+
+
 class ScriptedUpstream:
     """A registry at `url`, on one port of 127.0.0.1 that it keeps over `stop` and `start`."""
 
@@ -171,6 +175,11 @@ class ScriptedUpstream:
             return
         ready.set_result(None)
         await self._stopping.wait()
+        # asyncio drops a connection, and does not close it, that it has accepted and not begun when the server closes.
+        for listening in server.sockets:
+            self._loop.remove_reader(listening)
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
         server.close()  # the connections end as asyncio.run cancels their tasks
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
