@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import pytest
 
+from tests.cache.disks import landed
 from tests.conftest import StartMillpond
 from tests.ecr.fleet import Fleet, targets
 from tests.support import command, images
@@ -121,6 +122,7 @@ def test_an_image_is_pulled_with_a_role_and_its_password_is_shown_nowhere(
     pull(at(millpond, "team/service"), image, "1")
     assert aws.count("AssumeRole", RoleArn=ROLE, outcome="ok") == 1
     assert aws.count(LOGIN, principal=ROLE, region=REGION, outcome="ok") == 1
+    landed(millpond)
     with own.down():
         assert {reply.headers["x-millpond"] for reply in pull(at(millpond, "team/service"), image, "1")} == {"hit"}
     assert millpond.terminate() == 0
