@@ -2,8 +2,8 @@
 #   make serve CONFIG=millpond.yaml       make test ARGS="tests/settings -x"       make install PYTHON=python3.12
 #   NO_APT=1 keeps a root user's machine as it is: nothing is installed outside .venv
 
-# Most tests wait for programs, so two at a time take half the time, on any number of processors.
-JOBS ?= 2
+# Most tests wait for programs, so some files at a time take less time, on any number of processors.
+JOBS ?= 4
 BIN := .venv/bin
 STAMP := .venv/.installed
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
